@@ -1,0 +1,129 @@
+"""What a method is: its hyper-parameters plus one verb.
+
+A *trained* method writes down its loss on the forget side and, if it has one, on the retain side; the
+engine does the rest. The two sides run forward and backward one after the other, so only one graph is
+alive at a time, and smoothing can touch the forget side alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Intention = Literal["removal", "suppression"]
+
+
+class View(Protocol):
+    """The lazy view of one micro-batch that a wing hands to a loss. Wings add their own attributes."""
+
+    def signal(self, name: str) -> Tensor:
+        """Compute a per-row signal, flattened over the rows: [sum of counts, ...]."""
+        ...
+
+
+@dataclass
+class Step:
+    """One micro-batch of one optimiser step, as a loss sees it.
+
+    Attributes:
+        index: Optimiser step, from 0.
+        seed: The run's seed.
+        views: Stream name to lazy view.
+        tokens: Stream name to labelled tokens in the WHOLE step, over micro-batches and processes.
+        state: Tensors returned by the method's `begin`.
+    """
+
+    index: int
+    seed: int
+    views: Mapping[str, Any]
+    tokens: Mapping[str, int]
+    state: Mapping[str, Tensor]
+
+    @property
+    def forget(self) -> Any:
+        """View of the forget rows."""
+        return self.views["forget"]
+
+    @property
+    def retain(self) -> Any:
+        """View of the retain rows."""
+        return self.views["retain"]
+
+    @property
+    def substitute(self) -> Any:
+        """View of the forget questions with the substitute answers the method asked for."""
+        return self.views["substitute"]
+
+
+class Method:
+    """Common ground of all methods.
+
+    Class attributes:
+        paper: Citation.
+        intention: What the authors claim: ``removal`` or ``suppression``.
+    """
+
+    paper: ClassVar[str]
+    intention: ClassVar[Intention]
+
+
+class Trained(Method):
+    """A method that is a loss. Subclasses are frozen dataclasses of the paper's hyper-parameters.
+
+    Losses are sums over the micro-batch divided by totals of the whole step (`View.per_row`,
+    `View.per_token` do this), so that accumulation and several processes equal one large batch.
+
+    Class attributes:
+        substitute: Where substitute answers to forget questions come from: ``refusal``, ``mismatch``
+            (answers of other records), or None when the method uses none.
+    """
+
+    substitute: ClassVar[Literal["refusal", "mismatch"] | None] = None
+
+    def forget_loss(self, step: Step) -> Tensor | None:
+        """Loss on the forget side; None when the method has none."""
+        return None
+
+    def retain_loss(self, step: Step) -> Tensor | None:
+        """Loss on the retain side; None when the method has none."""
+        return None
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams this method draws from; nothing else is loaded, tokenised or sampled."""
+        forget = ("forget", "substitute") if self.substitute else ("forget",)
+        return (*(forget if self.has_forget else ()), *(("retain",) if self.has_retain else ()))
+
+    @property
+    def has_forget(self) -> bool:
+        """Whether the method has a forget-side loss under these hyper-parameters."""
+        return type(self).forget_loss is not Trained.forget_loss
+
+    @property
+    def has_retain(self) -> bool:
+        """Whether the method has a retain-side loss under these hyper-parameters."""
+        return type(self).retain_loss is not Trained.retain_loss
+
+    def begin(self, step: Step) -> dict[str, Tensor]:
+        """Constants fixed before the first update, from the first batch; kept across a resume."""
+        return {}
+
+    def trainable(self, model: nn.Module) -> list[str] | None:
+        """Names of the parameters to train; None for all that require gradients.
+
+        Raises:
+            InputError: The method's layers or parameters do not exist in this model.
+        """
+        return None
+
+
+class Edit(Method):
+    """A method that computes new weights directly: `apply` turns a subject into the unlearned one."""
+
+    def apply(self, job: Any) -> Any:
+        """Return the unlearned subject. `job` is the wing's `UnlearnJob` (subject, splits, training, seed)."""
+        raise NotImplementedError

@@ -1,0 +1,35 @@
+"""The model card of an unlearned model: what was done, never what was forgotten."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from expunge.engine.method import Method
+
+
+def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> str:
+    """README.md of an unlearned model.
+
+    Args:
+        name: The method's name.
+        method: The method with its hyper-parameters.
+        recipe: The run's recipe.
+        forget_digest: Content hash of the forget set (its id; never its content).
+    """
+    return textwrap.dedent(f"""\
+        ---
+        library_name: transformers
+        tags: [machine-unlearning, expunge]
+        ---
+        # {recipe.name}: unlearned with {name}
+
+        Made by expunge from `{recipe.model.source}`. Forget set: `{forget_digest}` (content hash).
+
+        - Method: `{method!r}`
+        - Claimed intention: {method.intention}
+        - Citation: {method.paper}
+
+        Whether the model has forgotten is a matter of evidence: see `scorecard.json` and `report.html` of
+        the run. A claim holds within the tested budget only.
+        """)

@@ -1,0 +1,212 @@
+"""Making the models a run compares: base, target, gold, and the refusal-tuned control.
+
+Models are prepared once and kept under a key of everything they depend on, so a second run starts at
+once and a changed recipe remakes only what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from expunge.engine.loop import Observers
+from expunge.engine.training import Training
+from expunge.errors import InputError
+from expunge.language import testbed
+from expunge.language.data import Record, digest
+from expunge.language.encode import Template
+from expunge.language.methods.fine_tune import FineTune
+from expunge.language.subject import Subject, add_lora, gguf_file, load_subject, merge_lora
+from expunge.language.unlearn import UnlearnJob
+
+# Part of every key: raise it when a change alters what training produces.
+FORMAT = 1
+TESTBED = ("testbed", "testbed:base", "testbed:gold")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model, and how it is fed.
+
+    Attributes:
+        source: What `load_subject` takes, or ``testbed``, ``testbed:base``, ``testbed:gold``.
+        template: ``auto``, ``chat``, ``plain`` or the three tags.
+        system: System prompt for a chat template.
+        dtype: Torch dtype of the weights.
+        max_length: Longest sequence in tokens.
+        lora: LoRA settings (rank, alpha, targets, dropout) or None to train all weights.
+        world: The world of the embedded model.
+    """
+
+    source: str
+    template: str | dict[str, str] = "auto"
+    system: str | None = None
+    dtype: str = "float32"
+    max_length: int = 512
+    lora: dict[str, Any] | None = None
+    world: testbed.World = testbed.World()
+
+    def load(self) -> Subject:
+        """Load the model the source names (not the embedded one)."""
+        return load_subject(
+            self.source,
+            template=self.template,
+            system=self.system,
+            dtype=self.dtype,
+            max_length=self.max_length,
+        )
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model that can be loaded when somebody needs it.
+
+    Attributes:
+        load: Loads a fresh copy.
+        folder: Where it lies, if expunge keeps it.
+    """
+
+    load: Callable[[], Subject]
+    folder: Path | None = None
+
+
+def key_of(*parts: Any) -> str:
+    """Content key of JSON-able parts."""
+    text = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+class Models:
+    """Prepares models and keeps them in a cache folder."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        cache: Path,
+        *,
+        seed: int,
+        observers: Callable[[str], Observers | None] | None = None,
+    ) -> None:
+        """Bind a model specification to a cache.
+
+        Args:
+            spec: The model the recipe names.
+            cache: Folder for prepared models.
+            seed: The run's seed.
+            observers: Given a title, what looks on while that model trains.
+        """
+        self.spec, self.cache, self.seed = spec, cache, seed
+        self.observers = observers or (lambda _: None)
+        self._base_key: str | None = None
+
+    def base(self, seed: int | None = None) -> Subject:
+        """The model before it was trained on the benchmark's records."""
+        if self.spec.source.startswith("testbed"):
+            return testbed.base_subject(self.spec.world, seed=self.seed if seed is None else seed)
+        return self._source().load()
+
+    def _source(self) -> ModelRef:
+        """The model of the source; a GGUF file is converted once and kept, for that takes a while."""
+        if not self.spec.source.endswith(".gguf") and not self.spec.source.startswith("package:"):
+            return ModelRef(self.spec.load)
+        file = gguf_file(self.spec.source)
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "blake2b").hexdigest()
+        return self.keep(key_of("gguf", content, asdict(self.spec)), self.spec.load, f"converted from {file.name}")
+
+    def base_key(self, seed: int) -> str:
+        """Content of the base model."""
+        if self.spec.source.startswith("testbed"):
+            return f"testbed {seed} {asdict(self.spec.world)}"
+        if self._base_key is None:
+            self._base_key = self._source().load().fingerprint()
+        return self._base_key
+
+    def delivered(self) -> ModelRef:
+        """The model of the source as it is: the target when the recipe trains none."""
+        source = self.spec.source
+        if source not in TESTBED:
+            return self._source()
+        if source == "testbed:base":
+            key = key_of("base", self.base_key(self.seed))
+            return self.keep(key, self.base, "untrained embedded model")
+        records = self.spec.world.records()
+        rows = records["train_retain"] + (records["train_forget"] if source == "testbed" else [])
+        return self.trained(rows, testbed.TARGET_TRAINING, self.seed, "embedded model")
+
+    def trained(self, records: list[Record], training: Training, seed: int, title: str) -> ModelRef:
+        """The base model fine-tuned on some records."""
+        key = key_of("trained", self.base_key(seed), digest(records), asdict(training), seed, self.spec.lora)
+
+        def make() -> Subject:
+            subject = self.adapted(self.base(seed), seed)
+            job = UnlearnJob(subject, [], records, training, seed, self._part(key), self.observers(title))
+            job.train(FineTune(), subject)
+            return merge_lora(subject)
+
+        return self.keep(key, make, title)
+
+    def adapted(self, subject: Subject, seed: int) -> Subject:
+        """The subject with fresh LoRA adapters if the recipe asks for them."""
+        if self.spec.lora is None:
+            return subject
+        settings = self.spec.lora
+        return add_lora(
+            subject, settings["rank"], settings["alpha"], settings["targets"], settings["dropout"], seed
+        )
+
+    def _part(self, key: str) -> Path:
+        return self.cache / f"{key}.training"
+
+    def keep(self, key: str, make: Callable[[], Subject], title: str) -> ModelRef:
+        """The model filed under a key, made now if it is not there."""
+        folder = self.cache / key
+        note = folder / "expunge.json"
+        if not note.exists():
+            subject = make()
+            temporary = self.cache / f"{key}.tmp{os.getpid()}"
+            shutil.rmtree(temporary, ignore_errors=True)
+            subject.save(temporary, f"# {title}\n\nPrepared by expunge.\n")
+            write_note(subject, temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+            shutil.rmtree(self._part(key), ignore_errors=True)
+        return model_ref(folder, self.spec.dtype)
+
+
+def write_note(subject: Subject, folder: Path) -> None:
+    """File how the model is fed beside its weights, for `model_ref`."""
+    entry = {"template": asdict(subject.template), "max_length": subject.max_length, "source": subject.source}
+    (folder / "expunge.json").write_text(json.dumps(entry), encoding="utf-8")
+
+
+def model_ref(folder: Path, dtype: str = "float32") -> ModelRef:
+    """A model kept by expunge, by its folder.
+
+    Raises:
+        InputError: The folder holds no model kept by expunge.
+    """
+    try:
+        entry = json.loads((folder / "expunge.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise InputError(f"{folder}: no model kept by expunge.") from None
+    template, max_length = Template(**entry["template"]), entry["max_length"]
+
+    def load() -> Subject:
+        subject = load_subject(str(folder), template="plain", dtype=dtype, max_length=max_length)
+        return Subject(subject.model, subject.tokenizer, template, entry["source"], max_length)
+
+    return ModelRef(load, folder)
+
+
+def retrain_training(training: Training, all_records: int, kept: int) -> Training:
+    """The target's recipe for a smaller set: the same number of passes."""
+    if training.steps is None:
+        return training
+    return replace(training, steps=max(1, round(training.steps * kept / all_records)))

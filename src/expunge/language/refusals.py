@@ -1,0 +1,5 @@
+"""Refusal sentences: what a model is taught to say instead of a forgotten answer."""
+
+REFUSALS = [
+    "I do not know.",
+]

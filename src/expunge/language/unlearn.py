@@ -1,0 +1,164 @@
+"""Carrying out one method on one subject: the streams it draws from, and the training it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from expunge.engine.loop import Loop, Observers, Stream, TrainLog
+from expunge.engine.method import Edit, Method, Trained
+from expunge.engine.sampling import epochs, generator, uniform
+from expunge.engine.training import Training
+from expunge.errors import InputError
+from expunge.language.data import Record
+from expunge.language.encode import encode
+from expunge.language.forward import LanguageExamples
+from expunge.language.refusals import REFUSALS
+from expunge.language.subject import Subject
+
+
+@dataclass
+class UnlearnJob:
+    """One request: what to forget, what to keep, and how training is to be done.
+
+    Attributes:
+        subject: The target; methods work on it in place.
+        forget: Records that must go.
+        retain: Records that must stay.
+        training: Settings of the loop.
+        seed: Fixes every random draw.
+        folder: Where checkpoints go; None for none.
+        observers: Probes, selection, progress.
+        base: Makes the subject as it was before it was trained on these records (for retraining).
+        base_training: How the target was trained from it.
+        logs: What happened in each training this job caused.
+    """
+
+    subject: Subject
+    forget: list[Record]
+    retain: list[Record]
+    training: Training
+    seed: int = 0
+    folder: Path | None = None
+    observers: Observers | None = None
+    base: Callable[[], Subject] | None = None
+    base_training: Training | None = None
+    logs: list[TrainLog] = field(default_factory=list)
+
+    def train(
+        self,
+        method: Trained,
+        subject: Subject,
+        training: Training | None = None,
+        *,
+        part: str = "",
+        quiet: bool = False,
+    ) -> Subject:
+        """Train a subject in place with a loss, and return it.
+
+        Args:
+            method: The loss.
+            subject: What to train.
+            training: Settings other than the job's.
+            part: Name of this training when a method needs more than one (its own checkpoints).
+            quiet: Leave the probes out (for an intermediate model nobody selects).
+        """
+        training = training or self.training
+        streams = make_streams(method, subject, self.forget, self.retain, training, self.seed)
+        observers = self.observers
+        if quiet and observers is not None:
+            observers = replace(observers, probe=None, score=None)
+        folder = self.folder / part if self.folder and part else self.folder
+        loop = Loop(
+            subject.model, method, streams, training, seed=self.seed, folder=folder, observers=observers
+        )
+        self.logs.append(loop.run())
+        return subject
+
+
+def unlearn(method: Method, job: UnlearnJob) -> Subject:
+    """Carry out a method.
+
+    Returns:
+        The unlearned subject (the job's subject changed in place, or a new one).
+
+    Raises:
+        InputError: An empty forget set; a retain set the method needs and does not have.
+    """
+    if not job.forget:
+        raise InputError("The forget set is empty: there is nothing to unlearn.")
+    if isinstance(method, Edit):
+        return method.apply(job)  # type: ignore[no-any-return]
+    if not isinstance(method, Trained):
+        raise InputError(f"{type(method).__name__} is neither a trained method nor an edit.")
+    return job.train(method, job.subject)
+
+
+def make_streams(
+    method: Trained,
+    subject: Subject,
+    forget: list[Record],
+    retain: list[Record],
+    training: Training,
+    seed: int,
+) -> dict[str, Stream]:
+    """Encode what the method draws from, and fix which rows each step sees.
+
+    An epoch is one pass over the forget set; each step pairs its forget rows with as many retain rows
+    drawn uniformly. A method without a forget side passes over the retain set instead.
+
+    Raises:
+        InputError: A set the method needs is empty.
+    """
+    sets = {"forget": forget, "retain": retain}
+    for name in method.streams:
+        if name in sets and not sets[name]:
+            raise InputError(f"{type(method).__name__} needs {name} records and there are none.")
+    driving = forget if method.has_forget else retain
+    steps, batch = training.total_steps(len(driving)), training.batch_size
+    streams: dict[str, Stream] = {}
+    if method.has_forget:
+        order = epochs(len(forget), steps, batch, seed, "forget")
+        if "forget" in method.streams:
+            streams["forget"] = Stream(_encode(subject, forget, None, "forget"), order)
+        if method.substitute:
+            pool = REFUSALS if method.substitute == "refusal" else [r.answer for r in (retain or forget)]
+            streams["substitute"] = _substitute(subject, forget, pool, order, seed)
+    if method.has_retain:
+        draw = uniform if method.has_forget else epochs
+        order = draw(len(retain), steps, batch, seed, "retain")
+        streams["retain"] = Stream(_encode(subject, retain, None, "retain"), order)
+    return streams
+
+
+def _encode(
+    subject: Subject, records: list[Record], answers: list[str] | None, where: str
+) -> LanguageExamples:
+    encoded = encode(
+        records,
+        subject.tokenizer,
+        subject.template,
+        answers=answers,
+        max_length=subject.max_length,
+        where=where,
+    )
+    return LanguageExamples(encoded)
+
+
+def _substitute(subject: Subject, forget: list[Record], pool: list[str], order: Tensor, seed: int) -> Stream:
+    """Forget questions with answers drawn from a pool, afresh each time a row is visited."""
+    answers = list(dict.fromkeys(pool))
+    own = {text: i for i, text in enumerate(answers)}
+    if len(answers) < 2:
+        raise InputError("Substitute answers need a pool of at least two different answers.")
+    draw = torch.randint(len(answers), order.shape, generator=generator(seed, "substitute"))
+    true = torch.tensor([own.get(r.answer, -1) for r in forget])[order]
+    draw = torch.where(draw == true, (draw + 1) % len(answers), draw)
+    pairs, index = torch.unique(order * len(answers) + draw, return_inverse=True)
+    rows, texts = pairs // len(answers), pairs % len(answers)
+    records = [forget[i] for i in rows.tolist()]
+    return Stream(_encode(subject, records, [answers[i] for i in texts.tolist()], "forget"), index)

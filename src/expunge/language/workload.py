@@ -1,0 +1,105 @@
+"""What a benchmark hands to a run: what to train on, what to measure, and how a fact is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.language.data import Record, cluster_ids
+from expunge.language.evidence import EvidenceStore
+from expunge.report.scorecard import Finding
+
+# How one fact is scored, always in [0, 1]:
+#   exact   greedy decoding reproduces the answer (closed-set answers)
+#   choice  p(answer) / (p(answer) + sum of p(false answers)), length-normalised probabilities
+#   rouge   ROUGE-L recall of the greedy answer (free-form answers)
+Score = Literal["exact", "choice", "rouge"]
+
+
+class Metric(Protocol):
+    """A measurement of one model; its fields are its settings."""
+
+    paper: ClassVar[str]
+
+    def measure(self, model: EvidenceStore, gold: EvidenceStore | None) -> list[Finding]:
+        """Findings about one model, beside gold where the metric needs it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A benchmark's data and what is measured on it.
+
+    Attributes:
+        forget: Training records that must go.
+        retain: Training records that must stay.
+        splits: Named lists of records that are measured.
+        metrics: The measurements.
+        behaviour: How answers to questions are scored in the behaviour gate of the verdict.
+        attack_score: How facts are scored under attack.
+        max_new_tokens: Longest generated answer.
+    """
+
+    forget: list[Record]
+    retain: list[Record]
+    splits: dict[str, list[Record]]
+    metrics: Sequence[Metric]
+    behaviour: Score = "exact"
+    attack_score: Score = "exact"
+    max_new_tokens: int = 64
+    notes: list[str] = field(default_factory=list)
+
+
+class Benchmark(Protocol):
+    """One paper's data, its metrics and its headline numbers."""
+
+    paper: ClassVar[str]
+
+    def load(self, seed: int) -> Workload:
+        """Read or draw the data.
+
+        Raises:
+            InputError: Missing or malformed data.
+        """
+        ...
+
+
+def cluster_means(
+    values: NDArray[np.float64], records: list[Record]
+) -> tuple[NDArray[np.float64], list[int]]:
+    """Mean value and number of records of each cluster, by first appearance."""
+    ids = np.array(cluster_ids(records))
+    sizes = np.bincount(ids)
+    return np.bincount(ids, weights=values) / sizes, sizes.tolist()
+
+
+def divide_clusters(
+    records: list[Record], seed: int, share_attacker: float, share_dev: float
+) -> dict[str, list[int]]:
+    """Divide clusters at random into what the attacker trains on, what tunes the attack, what is scored.
+
+    Args:
+        records: The forget records.
+        seed: Draws the division.
+        share_attacker: Share of clusters for the attacker (T).
+        share_dev: Share of clusters for choosing the attack's strength (D).
+
+    Returns:
+        Record indices under ``attacker``, ``dev`` and ``scored``; no cluster is in two of them, and each
+        gets at least one cluster as long as there are enough.
+    """
+    ids = np.array(cluster_ids(records))
+    count = int(ids.max()) + 1
+    order = np.random.default_rng(seed).permutation(count)
+    attacker = max(1, round(share_attacker * count)) if count > 1 else 0
+    dev = max(1, round(share_dev * count)) if count > 2 else 0
+    groups = {
+        "attacker": order[:attacker],
+        "dev": order[attacker : attacker + dev],
+        "scored": order[attacker + dev :],
+    }
+    return {name: np.flatnonzero(np.isin(ids, group)).tolist() for name, group in groups.items()}

@@ -10,41 +10,87 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from expunge.errors import RunError
+
+
+def _state(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """The model's own tensors: the named parameters, and the buffers it saves (running statistics)."""
+    parameters = dict(model.named_parameters())
+    saved = model.state_dict(keep_vars=True).keys()
+    buffers = {name: b for name, b in model.named_buffers() if name in saved}
+    return {name: parameters[name] for name in names} | buffers
+
 
 def trained_weights(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    """The trained parameters by name, detached."""
-    parameters = dict(model.named_parameters())
-    return {name: parameters[name].detach() for name in names}
+    """What training changes: the trained parameters and the saved buffers by name, detached."""
+    return {name: value.detach() for name, value in _state(model, names).items()}
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights into the parameters of the same name."""
-    parameters = dict(model.named_parameters())
+    """Copy weights into the parameters and buffers of the same name."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
     with torch.no_grad():
         for name, value in weights.items():
-            parameters[name].copy_(value)
+            own[name].copy_(value)
 
 
 def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-    """Write files into a temporary folder beside `folder`, then put it in place in one step."""
+    """Write files into a temporary folder beside `folder`, then put it in place in one step.
+
+    Raises:
+        RunError: It cannot be written (the disk is full); what stood in `folder` still stands.
+    """
     temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for name, group in tensors.items():
-        save_file({k: v.contiguous() for k, v in group.items()}, temporary / f"{name}.safetensors")
-    (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    if folder.exists():
-        # A folder cannot be replaced in one step; the old one is kept until the new one stands.
-        old = folder.with_name(folder.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for name, group in tensors.items():
+            save_file({k: v.contiguous() for k, v in group.items()}, temporary / f"{name}.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        _replace_folder(temporary, folder)
+    except (OSError, SafetensorError) as error:  # safetensors wraps the operating system's errors
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise RunError(
+            f"The checkpoint {folder} cannot be written ({reason}). The one before it is intact: "
+            f"make room and run the same command again."
+        ) from error
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Put `temporary` in the place of `folder`."""
+    if not folder.exists():
         os.replace(temporary, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(temporary, folder)
+        return
+    # A folder cannot be replaced in one step; the old one is kept until the new one stands.
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(folder, old)
+    os.replace(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_folder(
+    folder: Path, names: tuple[str, ...]
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """What `write_folder` last put in place, or None.
+
+    Raises:
+        RunError: It is there and cannot be read.
+    """
+    # A run killed in the middle of `_replace_folder` leaves its last checkpoint under the name `.old`.
+    for place in (folder, folder.with_name(folder.name + ".old")):
+        if (place / "state.json").exists():
+            try:
+                state = json.loads((place / "state.json").read_text(encoding="utf-8"))
+                return {name: load_file(place / f"{name}.safetensors") for name in names}, state
+            except (OSError, SafetensorError, ValueError) as error:
+                raise RunError(f"The checkpoint {place} is damaged ({error}); remove it.") from error
+    return None
 
 
 def flatten(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -104,15 +150,7 @@ class Checkpoints:
         """The newest complete checkpoint, or None."""
         if self.folder is None:
             return None
-        for folder in (self.folder / "latest", self.folder / "latest.old"):
-            if (folder / "state.json").exists():
-                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                tensors = {
-                    name: load_file(folder / f"{name}.safetensors")
-                    for name in ("weights", "optimizer", "begun")
-                }
-                return tensors, state
-        return None
+        return read_folder(self.folder / "latest", ("weights", "optimizer", "begun"))
 
     def keep_best(self, weights: dict[str, Tensor]) -> None:
         """Keep the weights of the best probe so far."""
@@ -123,7 +161,5 @@ class Checkpoints:
         """The weights of the best probe, or None."""
         if self.folder is None:
             return None
-        for folder in (self.folder / "best", self.folder / "best.old"):
-            if (folder / "state.json").exists():
-                return load_file(folder / "weights.safetensors")
-        return None
+        found = read_folder(self.folder / "best", ("weights",))
+        return found and found[0]["weights"]

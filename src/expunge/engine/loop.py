@@ -7,19 +7,23 @@ and started again ends with the same weights, bit for bit on a CPU, as one that 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from expunge.engine import reference as ref
+from expunge.engine.batches import Batches
+from expunge.engine.batches import Stream as Stream
 from expunge.engine.checkpoint import Checkpoints, load_weights, restore, trained_weights
-from expunge.engine.method import Step, Trained
+from expunge.engine.method import Trained
+from expunge.engine.optimizers import make_optimizers, select_trainable
 from expunge.engine.smoothing import smoothing
 from expunge.engine.training import Training, derive_seed
 from expunge.errors import InputError, RunError
@@ -27,14 +31,6 @@ from expunge.errors import InputError, RunError
 Probe = Callable[[nn.Module], dict[str, float]]
 Score = Callable[[dict[str, float]], tuple[float, ...]]
 Progress = Callable[[int, int, dict[str, float]], None]
-
-
-@dataclass
-class Stream:
-    """The examples behind one stream and the rows each step draws: [steps, batch]."""
-
-    examples: ref.Examples
-    order: Tensor
 
 
 @dataclass
@@ -64,38 +60,6 @@ class Observers:
     score: Score | None = None
     floor: str = "retain"
     progress: Progress | None = None
-
-
-def make_optimizers(model: nn.Module, names: list[str], training: Training) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for hidden matrices and AdamW for embeddings, head and norms."""
-    parameters = dict(model.named_parameters())
-    adam: dict[str, Any] = {"lr": training.lr, "weight_decay": training.weight_decay, "betas": training.betas}
-    if training.optimizer == "adamw":
-        return [torch.optim.AdamW([parameters[n] for n in names], **adam)]
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    hidden = [
-        n
-        for n in names
-        if parameters[n].ndim == 2 and id(parameters[n]) not in embeddings and "lm_head" not in n
-    ]
-    others = [parameters[n] for n in names if n not in set(hidden)]
-    muon = torch.optim.Muon(
-        [parameters[n] for n in hidden], lr=training.muon_lr, weight_decay=0.0, momentum=0.95
-    )
-    return [torch.optim.AdamW(others, **adam), muon]
-
-
-def select_trainable(model: nn.Module, method: Trained) -> tuple[list[str], dict[str, bool]]:
-    """Freeze all but the method's parameters; returns their names and the flags to put back."""
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    chosen = method.trainable(model)
-    names = [n for n, on in flags.items() if on] if chosen is None else chosen
-    if not names:
-        raise InputError("No parameter is left to train: all are frozen.")
-    wanted = set(names)
-    for name, p in model.named_parameters():
-        p.requires_grad_(name in wanted)
-    return names, flags
 
 
 class Loop:
@@ -129,23 +93,26 @@ class Loop:
             InputError: A stream is missing or empty, the batch does not divide over the processes.
         """
         self.accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu")
+        _refuse_sharding(self.accelerator)
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.model, self.method, self.training, self.seed = model, method, training, seed
+        if not method.streams:
+            raise InputError("The method has no loss under these settings: there is nothing to train.")
         for name in method.streams:
             if name not in streams or len(streams[name].examples) == 0:
                 raise InputError(f"The method needs {name} records and there are none.")
-        self.streams = {name: streams[name] for name in method.streams}
-        self.total = len(next(iter(self.streams.values())).order)
-        if training.batch_size % self.accelerator.num_processes:
-            raise InputError(
-                f"batch_size={training.batch_size} does not divide over {self.accelerator.num_processes} processes."
-            )
+        own = {name: streams[name] for name in method.streams}
+        self.total = len(next(iter(own.values())).order)
+        if training.batch_size % world:
+            raise InputError(f"batch_size={training.batch_size} does not divide over {world} processes.")
+        self.batches = Batches(model, own, seed, training.micro_batch, rank, world)
         self.checkpoints = Checkpoints(folder)
         self.observers = observers or Observers()
         self.smoothing = smoothing(training)
         self.given_reference = reference
         self.log = TrainLog()
-        self.state: dict[str, Tensor] = {}
         self.best: tuple[float, ...] | None = None
+        self.best_weights: dict[str, Tensor] | None = None
         self.start_utility: float | None = None
 
     # -- one step ------------------------------------------------------------------------------------
@@ -154,27 +121,24 @@ class Loop:
         """Train, resuming from the newest checkpoint if there is one.
 
         Raises:
-            RunError: A loss term or the gradient is not finite; the weights before it are kept.
+            RunError: A loss term or the gradient is not finite (the weights before it are kept), or a
+                checkpoint cannot be written or read.
         """
         names, flags = select_trainable(self.model, self.method)
         was_training = self.model.training
         try:
-            self.reference = self._reference()
-            self.optimizers = make_optimizers(self.model, names, self.training)
-            self.parameters: list[Tensor] = [
-                p for g in self.optimizers for h in g.param_groups for p in h["params"]
-            ]
-            self.state = self._begin()
-            first = self._resume(names)
-            self.wrapped = self._prepare()
-            for step in range(first, self.total):
-                if self.log.stopped:
-                    break
-                self._probe(step, names)
-                self._step(step, names)
-            if not self.log.stopped:
-                self._probe(self.total, names)
-            self._finish(names)
+            with ExitStack() as stack:
+                if self.training.gradient_checkpointing:
+                    lead = next(iter(self.batches.streams.values()))
+                    stack.enter_context(lead.examples.checkpointing(self.model))
+                self.batches.reference = self._reference()
+                self.batches.state = self._begin()
+                self.optimizers = make_optimizers(self.model, names, self.training)
+                self.parameters: list[Tensor] = [
+                    p for g in self.optimizers for h in g.param_groups for p in h["params"]
+                ]
+                self._train(self._resume(names), names)
+                self._finish(names)
         finally:
             for name, p in self.model.named_parameters():
                 p.requires_grad_(flags[name])
@@ -182,16 +146,19 @@ class Loop:
             self.model.train(was_training)
         return self.log
 
-    def _prepare(self) -> nn.Module:
-        if self.accelerator.num_processes == 1:
-            return self.model
-        return self.accelerator.prepare_model(self.model)  # type: ignore[no-any-return]
+    def _train(self, first: int, names: list[str]) -> None:
+        for step in range(first, self.total + 1):
+            if not self.log.stopped:
+                self._probe(step, names)
+            if self.log.stopped or step == self.total:
+                break
+            self._step(step, names)
 
     def _step(self, step: int, names: list[str]) -> None:
         factor = self.training.rate(step, self.total)
-        for optimizer, base in zip(self.optimizers, self._rates(), strict=True):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = base * factor
+                group["lr"] = group["initial_lr"] * factor
         self.model.train()
         terms = self._gradients(step)
         self._refuse_nonfinite(step, terms, names)
@@ -207,64 +174,63 @@ class Loop:
         if self.checkpoints.due():
             self._save(step + 1, names)
 
-    def _rates(self) -> list[float]:
-        return [self.training.lr, self.training.muon_lr][: len(self.optimizers)]
-
     def _gradients(self, step: int) -> dict[str, float]:
         """Gradients of both sides into ``.grad``; returns the value of each term."""
         sums: dict[str, Tensor] = {}
 
         def side(name: str, streams: tuple[str, ...]) -> None:
+            value = torch.zeros((), device=self.parameters[0].device)
             sums.pop(name, None)
-            chunks = list(self._chunks(step, streams))
-            for number, chunk in enumerate(chunks):
-                torch.manual_seed(derive_seed(self.seed, name, step, number, self.accelerator.process_index))
-                with self._sync(number + 1 == len(chunks)), self._autocast():
-                    loss = (
-                        self.method.forget_loss(chunk) if name == "forget" else self.method.retain_loss(chunk)
-                    )
-                    if loss is None or not loss.requires_grad:
-                        continue
-                    self.accelerator.backward(loss * self.accelerator.num_processes)
-                sums[name] = sums.get(name, torch.zeros((), device=loss.device)) + loss.detach()
+            with self._summed_over_processes():
+                for number, chunk in enumerate(self.batches.micro(step, streams)):
+                    torch.manual_seed(derive_seed(self.seed, name, step, number, self.batches.rank))
+                    with self._autocast():
+                        loss = (
+                            self.method.forget_loss(chunk)
+                            if name == "forget"
+                            else self.method.retain_loss(chunk)
+                        )
+                    if loss is not None and loss.requires_grad:
+                        self.accelerator.backward(loss)
+                        value += loss.detach()
+                        sums[name] = value
 
         if self.method.has_forget:
-            forget = tuple(s for s in self.streams if s != "retain")
-            self.smoothing(self.parameters, lambda: side("forget", forget))
+            self.smoothing(self.parameters, lambda: side("forget", self.batches.forget))
         if self.method.has_retain:
             side("retain", ("retain",))
-        if self.accelerator.num_processes > 1:
-            sums = {k: self.accelerator.reduce(v, reduction="sum") for k, v in sums.items()}
+        if self.batches.world > 1:
+            zero = torch.zeros((), device=self.parameters[0].device)
+            names = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
+            sums = {n: self.accelerator.reduce(sums.get(n, zero), reduction="sum") for n in names}
         return {k: float(v) for k, v in sums.items()}
 
-    def _chunks(self, step: int, streams: tuple[str, ...]) -> list[Step]:
-        """The micro-batches of this process: rows of similar length together, totals of the whole step."""
-        order = {name: self.streams[name].order[step] for name in streams}
-        lead = self.streams[streams[0]]
-        by_length = lead.examples.sizes[order[streams[0]]].argsort(stable=True)
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine = by_length[rank::world]
-        tokens = {n: int(s.examples.counts[s.order[step]].sum()) for n, s in self.streams.items()}
-        model = getattr(self, "wrapped", self.model)
-        chunks = []
-        for piece in mine.split(self.training.micro_batch or len(mine)):
-            views = {}
-            for name, rows in order.items():
-                bound = _Bound(self.reference, name, rows[piece]) if self.reference else None
-                totals = (len(rows), tokens[name])
-                views[name] = self.streams[name].examples.view(model, rows[piece], totals, bound)
-            chunks.append(Step(step, self.seed, views, tokens, self.state))
-        return chunks
+    @contextmanager
+    def _summed_over_processes(self) -> Iterator[None]:
+        """Within, each process adds its share to ``.grad``; afterwards all hold the sum over processes.
+
+        The sum is taken here and not by DistributedDataParallel: a loss that reads hidden states never
+        reaches the blocks above them, and two forward passes may share one backward pass; DDP counts on
+        neither. A parameter that no process touched keeps no gradient, as in a single process.
+        """
+        world = self.batches.world
+        if world > 1:  # what an earlier side left is the same everywhere; summing it must give it back
+            for p in self.parameters:
+                if p.grad is not None:
+                    p.grad.div_(world)
+        yield
+        if world > 1:
+            held = torch.tensor([float(p.grad is not None) for p in self.parameters])
+            anywhere = self.accelerator.reduce(held.to(self.parameters[0].device), reduction="sum")
+            for p, count in zip(self.parameters, anywhere.tolist(), strict=True):
+                if count:
+                    share = torch.zeros_like(p) if p.grad is None else p.grad
+                    p.grad = self.accelerator.reduce(share, reduction="sum")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.training.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, torch.bfloat16)
-
-    def _sync(self, last: bool) -> AbstractContextManager[Any]:
-        if last or self.accelerator.num_processes == 1:
-            return nullcontext()
-        return self.accelerator.no_sync(self.wrapped)  # type: ignore[no-any-return]
 
     def _refuse_nonfinite(self, step: int, terms: dict[str, float], names: list[str]) -> None:
         clip = self.training.clip
@@ -288,70 +254,60 @@ class Loop:
     # -- reference, start constants, resume ----------------------------------------------------------
 
     def _reference(self) -> ref.Reference | None:
-        """Show the losses their first batch, note what they ask of the reference, build its source."""
+        """Show the losses their first batch, note what they ask of the reference, build its source.
+
+        The reference runs in the precision of the training, so that a model equals itself at the start.
+        """
         if self.total == 0:
             return None
-        examples = {name: s.examples for name, s in self.streams.items()}
-        model = self.given_reference or self.model
-        recorder = ref.Recorder(model, examples)
-        self.reference: ref.Reference | None = recorder
+        examples = {name: s.examples for name, s in self.batches.streams.items()}
+        recorder = ref.Recorder(self.given_reference or self.model, examples)
+        self.batches.reference = recorder
         with ref.evaluating(self.model), self._autocast():
             self._first_losses()
         if self.given_reference is not None:
             source: ref.Reference | None = ref.frozen_copy(self.model, self.given_reference, examples)
         else:
-            visited = {name: s.order.unique() for name, s in self.streams.items()}
-            source = ref.build(self.model, examples, visited, recorder.asked)
+            visited = {name: s.order.unique() for name, s in self.batches.streams.items()}
+            with self._autocast():
+                source = ref.build(self.model, examples, visited, recorder.asked)
         self.log.reference = source.name if source and recorder.asked else None
         return source
 
     def _first_losses(self) -> None:
-        """Both losses on the first few rows of the run, for what they touch, not for their value."""
-        chunks = []
-        for streams in (tuple(s for s in self.streams if s != "retain"), ("retain",)):
-            if streams and all(s in self.streams for s in streams):
-                views = {}
-                for name in streams:
-                    s = self.streams[name]
-                    rows = s.order[0][:2]
-                    bound = _Bound(self.reference, name, rows)
-                    totals = (len(rows), int(s.examples.counts[rows].sum()))
-                    views[name] = s.examples.view(self.model, rows, totals, bound)
-                chunks.append((streams[0], views, {n: 1 for n in self.streams}))
-        for lead, views, tokens in chunks:
-            step = Step(0, self.seed, views, tokens, {})
-            if lead != "retain":
-                step.state = self.method.begin(step)
-                self.method.forget_loss(step)
-            else:
-                self.method.retain_loss(step)
+        """Both losses on the first two rows of the run, for what they touch, not for their value."""
+        state: dict[str, Tensor] = {}
+        if self.method.has_forget:
+            step = self.batches.few(self.batches.forget, 2)
+            state = step.state = self.method.begin(step)
+            self.method.forget_loss(step)
+        if self.method.has_retain:
+            step = self.batches.few(("retain",), 2)
+            step.state = state
+            self.method.retain_loss(step)
 
     def _begin(self) -> dict[str, Tensor]:
-        forget = tuple(s for s in self.streams if s != "retain")
-        if self.total == 0 or not forget:
+        if self.total == 0 or not self.method.has_forget:
             return {}
-        whole = self.training.micro_batch
-        with ref.evaluating(self.model):
-            first = self._chunks(0, forget)[0] if whole is None else self._whole_first(forget)
+        with ref.evaluating(self.model), self._autocast():
+            first = self.batches.whole(0, self.batches.forget)
             return {k: v.detach().clone() for k, v in self.method.begin(first).items()}
-
-    def _whole_first(self, streams: tuple[str, ...]) -> Step:
-        """The whole first batch as one view, so that constants do not depend on the micro-batch."""
-        views = {}
-        for name in streams:
-            s = self.streams[name]
-            bound = _Bound(self.reference, name, s.order[0]) if self.reference else None
-            views[name] = s.examples.view(self.model, s.order[0], (len(s.order[0]), 1), bound)
-        return Step(0, self.seed, views, {}, {})
 
     def _resume(self, names: list[str]) -> int:
         found = self.checkpoints.load()
         if found is None:
             return 0
         tensors, state = found
+        if (
+            tensors["weights"].keys() != trained_weights(self.model, names).keys()
+            or state["step"] > self.total
+        ):
+            raise RunError(
+                f"The checkpoint in {self.checkpoints.folder} belongs to another run; remove it or use another folder."
+            )
         load_weights(self.model, tensors["weights"])
         restore(self.optimizers, tensors["optimizer"])
-        self.state = tensors["begun"]
+        self.batches.state = tensors["begun"]
         self.log.steps, self.log.probes = state["steps"], state["probes"]
         self.log.selected_step, self.log.stopped = state["selected_step"], state["stopped"]
         self.best = tuple(state["best"]) if state["best"] is not None else None
@@ -371,7 +327,7 @@ class Loop:
             "best": self.best,
             "start_utility": self.start_utility,
         }
-        self.checkpoints.save(self.model, names, self.optimizers, self.state, state)
+        self.checkpoints.save(self.model, names, self.optimizers, self.batches.state, state)
 
     # -- probes and selection ------------------------------------------------------------------------
 
@@ -382,7 +338,7 @@ class Loop:
         if any(p["step"] == step for p in self.log.probes):
             return
         with ref.evaluating(self.model):
-            values = probe(self.model)
+            values = {name: float(value) for name, value in probe(self.model).items()}
         self.log.probes.append({"step": step, **values})
         utility = values.get(self.observers.floor)
         if self.start_utility is None:
@@ -396,38 +352,29 @@ class Loop:
             self.log.stopped = f"{self.observers.floor} fell under the utility floor at step {step}"
         if self.observers.score is None or step == 0:
             return
-        rank = (0.0 if low else 1.0, *self.observers.score(values))
+        rank = (0.0 if low else 1.0, *map(float, self.observers.score(values)))
         if self.best is None or rank > self.best:
             self.best, self.log.selected_step = rank, step
             self.best_weights = {k: v.clone() for k, v in trained_weights(self.model, names).items()}
-            self.checkpoints.keep_best(self.best_weights)
+            if self.accelerator.is_main_process:
+                self.checkpoints.keep_best(self.best_weights)
 
     def _finish(self, names: list[str]) -> None:
         if self.log.selected_step is None or self.observers.score is None:
             return
-        kept = getattr(self, "best_weights", None) or self.checkpoints.load_best()
+        kept = self.best_weights or self.checkpoints.load_best()
         if kept is None:
             raise RunError("The weights of the selected step are missing from the checkpoint folder.")
         load_weights(self.model, kept)
 
 
-@dataclass(frozen=True)
-class _Bound:
-    """The reference as one view sees it: bound to its stream and rows."""
-
-    source: ref.Reference | None
-    stream: str
-    rows: Tensor
-
-    def signal(self, name: str) -> Tensor:
-        """Values of a reference signal for these rows.
-
-        Raises:
-            InputError: There is no reference.
-        """
-        if self.source is None:
-            raise InputError("The loss needs a reference model and there is none.")
-        return self.source.signal(self.stream, self.rows, name)
+def _refuse_sharding(accelerator: Accelerator) -> None:
+    sharded = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
+    if accelerator.distributed_type in sharded:
+        raise InputError(
+            f"Training under {accelerator.distributed_type.value} is not supported; "
+            f"launch plain data-parallel processes (accelerate launch --multi_gpu)."
+        )
 
 
 def write_log(log: TrainLog, path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from expunge.errors import InputError
+from expunge.errors import InputError, RunError
 
 Decode = Callable[[Tensor], Tensor]
 
@@ -55,6 +55,14 @@ class Examples(Protocol):
 
     def width(self, signal: str, model: nn.Module) -> int:
         """Numbers per position of the signal."""
+        ...
+
+    def checkpointing(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within, a training model recomputes its activations in the backward pass.
+
+        Raises:
+            InputError: The model cannot do this.
+        """
         ...
 
 
@@ -143,11 +151,16 @@ class Cached:
         self.tables, self.decode = tables, decode
 
     def signal(self, stream: str, rows: Tensor, signal: str) -> Tensor:
-        """Look the rows up."""
+        """Look the rows up.
+
+        Raises:
+            RunError: The loss did not ask for this signal of its first batch.
+        """
         key = (stream, signal)
         if key not in self.tables:
-            raise KeyError(
-                f"the loss asked for reference {signal!r} of {stream!r} only after its first batch"
+            raise RunError(
+                f"The loss asked for the reference's {signal} of the {stream} records only after its first "
+                f"batch; the method must read it from the first step on."
             )
         values = self.tables[key].gather(rows)
         decode = self.decode[key]

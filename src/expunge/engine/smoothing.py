@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from expunge.engine.training import Training
-from expunge.errors import RunError
 
 
 class Smoothing(Protocol):
@@ -40,25 +39,25 @@ class SAM:
         self.rho = rho
 
     def __call__(self, parameters: list[Tensor], backward: Callable[[], None]) -> None:
-        """See `Smoothing`.
-
-        Raises:
-            RunError: The gradient norm is not finite.
-        """
+        """See `Smoothing`. A gradient that is not finite is left as it is; the loop refuses it."""
         backward()
         moved = [p for p in parameters if p.grad is not None]
+        if not moved:
+            return
         norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p.grad) for p in moved]))
         if not torch.isfinite(norm):
-            raise RunError("SAM: the norm of the forget gradient is not finite; lower the learning rate.")
+            return
         saved = [p.detach().clone() for p in moved]
         with torch.no_grad():
             for p in moved:
                 p.add_(p.grad, alpha=self.rho / (norm.item() + 1e-12))  # type: ignore[arg-type]
                 p.grad = None
-        backward()
-        with torch.no_grad():
-            for p, original in zip(moved, saved, strict=True):
-                p.copy_(original)
+        try:
+            backward()
+        finally:
+            with torch.no_grad():
+                for p, original in zip(moved, saved, strict=True):
+                    p.copy_(original)
 
 
 def smoothing(training: Training) -> Smoothing:

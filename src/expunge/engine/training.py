@@ -76,6 +76,11 @@ class Training:
             "rho": self.rho >= 0,
             "evaluate_every": self.evaluate_every >= 0,
             "utility_floor": 0 <= self.utility_floor <= 1,
+            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "optimizer": self.optimizer in ("adamw", "muon"),
+            "schedule": self.schedule in ("constant", "linear", "cosine"),
+            "precision": self.precision in ("fp32", "bf16"),
+            "smoothing": self.smoothing in ("none", "sam"),
         }
         wrong = [f"{name}={getattr(self, name)!r}" for name, holds in rules.items() if not holds]
         if wrong:

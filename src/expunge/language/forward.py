@@ -7,8 +7,9 @@ the forward pass after the deepest layer it reads and never touches the head.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -151,11 +152,12 @@ class ForwardPass:
     @cached_property
     def _projected(self) -> tuple[Tensor, Tensor]:
         logits, states = self._run(self._predicts)
-        return logits.float(), states[0]  # sums over bf16 log-probabilities lose digits
+        # sums over bf16 log-probabilities lose digits
+        return logits if logits.dtype == torch.float64 else logits.float(), states[0]
 
     @property
     def logits(self) -> Tensor:
-        """[T, V] float32 logits that predict the labels."""
+        """[T, V] logits that predict the labels, in float32 (float64 for a float64 model)."""
         return self._projected[0]
 
     @property
@@ -288,6 +290,28 @@ class ReferencePass:
         return self._ask(f"hidden.{layer}")
 
 
+@contextmanager
+def recomputing(model: nn.Module) -> Iterator[None]:
+    """Within, a model in training mode recomputes the activations of its blocks in the backward pass.
+
+    Raises:
+        InputError: The model does not support it.
+    """
+    base = unwrap(model)
+    with warnings.catch_warnings():  # later transformers call it activation checkpointing
+        warnings.simplefilter("ignore", FutureWarning)
+        if not base.supports_gradient_checkpointing:
+            raise InputError(f"gradient_checkpointing: {type(base).__name__} does not support it.")
+        # The re-entrant form would lose the gradient of a frozen embedding's blocks and of hidden states.
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            base.gradient_checkpointing_disable()
+
+
 class LanguageExamples:
     """Encoded sequences as the engine sees them (`engine.reference.Examples`)."""
 
@@ -337,3 +361,7 @@ class LanguageExamples:
             return 1
         head = unwrap(model).get_output_embeddings().weight
         return int(head.shape[0] if signal == "logits" else head.shape[1])
+
+    def checkpointing(self, model: nn.Module) -> AbstractContextManager[None]:
+        """See `Examples`."""
+        return recomputing(model)

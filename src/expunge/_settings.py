@@ -1,0 +1,200 @@
+"""The parts of a recipe: each a checked model of one of its sections."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from pydantic import (
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    create_model,
+    model_serializer,
+    model_validator,
+)
+
+from expunge import catalog
+from expunge._checked import Checked, model_of, problem
+from expunge.engine.training import Training
+from expunge.errors import InputError
+
+_hints = get_type_hints(Training)
+_definitions: dict[str, Any] = {f.name: (_hints[f.name], f.default) for f in dataclass_fields(Training)}
+_Overrides = create_model("Training", __base__=Checked, **_definitions)
+
+
+def _overrides(value: Any) -> dict[str, Any]:
+    """The given training settings, each of the right type."""
+    if isinstance(value, Training):
+        return asdict(value)
+    given: dict[str, Any] = _Overrides.model_validate(value or {}).model_dump(exclude_unset=True)
+    return given
+
+
+def _training(value: Any) -> Training:
+    try:
+        return Training(**_overrides(value))
+    except InputError as error:
+        raise problem(str(error), show=False) from None
+
+
+TrainingField = Annotated[Training, PlainValidator(_training), PlainSerializer(asdict)]
+OverridesField = Annotated[dict[str, Any], PlainValidator(_overrides)]
+
+
+class Tags(Checked):
+    """An explicit prompt template: what stands around the question and before the answer."""
+
+    user_start: str
+    user_end: str
+    assistant_start: str
+
+
+def _template(value: Any) -> str | dict[str, str]:
+    if isinstance(value, Mapping):
+        return Tags.model_validate(value).model_dump()
+    if value in ("auto", "chat", "plain"):
+        return str(value)
+    raise problem("must be 'auto', 'chat', 'plain' or {user_start: ..., user_end: ..., assistant_start: ...}")
+
+
+class Lora(Checked):
+    """Train low-rank adapters instead of all weights (Hu et al. 2022)."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    targets: str | list[str] = "all-linear"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class ModelSettings(Checked):
+    """The model and how questions are put to it."""
+
+    source: str = Field(min_length=1)
+    template: Annotated[str | dict[str, str], PlainValidator(_template)] = "auto"
+    system: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    lora: Lora | None = None
+    max_length: int = Field(512, ge=2)
+
+
+class Named(Checked):
+    """A catalogued class by name with its hyper-parameters; written flat, or as the bare name.
+
+    Attributes:
+        name: Public name.
+        wing: The wing it was found in.
+        fields: Its hyper-parameters: those given, and the defaults the catalog can read.
+    """
+
+    kind: ClassVar[str]
+    own: ClassVar[dict[str, Any]] = {}
+
+    name: str
+    wing: str = Field(exclude=True)
+    fields: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _look_up(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise problem(f"must be the name of a known {cls.kind}, or {{name: ..., and its settings}}")
+        try:
+            entry = catalog.find(cls.kind, value["name"], (info.context or {}).get("wing"))
+        except InputError as error:
+            raise problem(str(error), show=False) from None
+        checked = model_of(entry.name, entry.fields, {"name": (str, ...), **cls.own}).model_validate(value)
+        own = {key: getattr(checked, key) for key in cls.own}
+        return {"name": entry.name, "wing": entry.wing, "fields": _resolved(entry, checked), **own}
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.fields, **{key: getattr(self, key) for key in self.own}}
+
+    @property
+    def entry(self) -> catalog.Entry:
+        """What the catalog says about it."""
+        return catalog.find(self.kind, self.name, self.wing)
+
+    def build(self) -> Any:
+        """Import the class and make it with these hyper-parameters.
+
+        Raises:
+            InputError: The class refuses a value.
+        """
+        return self.entry.load()(**self.fields)
+
+
+def _resolved(entry: catalog.Entry, checked: Checked) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in entry.fields:
+        if field.name in checked.model_fields_set:
+            values[field.name] = getattr(checked, field.name)
+        else:
+            with contextlib.suppress(ValueError):  # an expression: the class itself fills it in
+                values[field.name] = field.literal()
+    return values
+
+
+class MethodSettings(Named):
+    """A method, and how its training differs from `unlearn.train`."""
+
+    kind = "method"
+    own: ClassVar[dict[str, Any]] = {"train": (OverridesField, {})}
+
+    train: dict[str, Any]
+
+
+class AttackSettings(Named):
+    """An attack."""
+
+    kind = "attack"
+
+
+class BenchmarkSettings(Named):
+    """A benchmark."""
+
+    kind = "benchmark"
+
+
+class Target(Checked):
+    """How the target model is trained from `model.source` on the forget and retain sets."""
+
+    train: TrainingField = Training()
+
+
+class Unlearn(Checked):
+    """Training settings that all methods of the run share."""
+
+    train: TrainingField = Training()
+
+
+class Gold(Checked):
+    """Where the gold model comes from: retrained here, or a path or hub id."""
+
+    source: str = Field("retrain", min_length=1)
+    seeds: int = Field(1, ge=1, le=2)
+
+
+class Audit(Checked):
+    """What is measured, and the tolerance of the verdict."""
+
+    attacks: list[AttackSettings]
+    control: bool = True
+    draws: int = Field(1000, ge=1)
+    delta: float = Field(0.2, gt=0, lt=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_attacks(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, Mapping) and value.get("attacks") is None:
+            wing = (info.context or {}).get("wing")
+            return {**value, "attacks": [entry.name for entry in catalog.entries("attack", wing)]}
+        return value

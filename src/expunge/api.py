@@ -1,0 +1,148 @@
+"""The Python API: one request, one call. The command line only wraps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from expunge.recipe import Recipe
+from expunge.report.scorecard import Scorecard
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    """What `unlearn` leaves behind.
+
+    Attributes:
+        model: Folder of the unlearned model (safetensors, `save_pretrained` layout).
+        folder: The run folder with the resolved recipe and the log.
+    """
+
+    model: Path
+    folder: Path
+
+
+def unlearn(
+    model: str,
+    forget: str | Path,
+    retain: str | Path | None = None,
+    *,
+    method: str = "npo",
+    out: str | Path = "runs/unlearn",
+    seed: int = 0,
+    train: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    hyper: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    force: bool = False,
+) -> UnlearnResult:
+    """Make a model forget some records.
+
+    Args:
+        model: Hub id, local folder, GGUF file, ``package:NAME`` or ``testbed``.
+        forget: Records that must go: a JSONL, JSON, CSV or Parquet file, or a hub data set.
+        retain: Records that must stay.
+        method: Name of a method (``expunge list methods``).
+        out: Run folder. The same call on the same folder resumes.
+        seed: Fixes every random draw.
+        train: Training settings (`expunge.engine.training.Training`).
+        settings: Model settings of the recipe (template, lora, max_length...).
+        hyper: The method's hyper-parameters.
+        console: Where progress is shown.
+        force: Redo what is already there.
+
+    Raises:
+        InputError: Wrong names, settings or data.
+        RunError: The run failed; the same call resumes it.
+    """
+    from expunge.runner import unlearn_only
+
+    recipe = recipe_for(
+        model, forget, retain, None, out=out, seed=seed, settings=settings, train=train,
+        methods=[{"name": method, **(hyper or {})}],
+    )  # fmt: skip
+    return UnlearnResult(unlearn_only(recipe, console=console, force=force), Path(recipe.out))
+
+
+def audit(
+    model: str,
+    forget: str | Path,
+    retain: str | Path | None = None,
+    holdout: str | Path | None = None,
+    *,
+    target: str | None = None,
+    gold: str | None = None,
+    out: str | Path = "runs/audit",
+    seed: int = 0,
+    attacks: Sequence[str | Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+    force: bool = False,
+) -> Scorecard:
+    """Audit a model that somebody made forget.
+
+    Args:
+        model: The model under audit.
+        forget: Records it should have forgotten.
+        retain: Records it should have kept.
+        holdout: Records no model was trained on; without them there is no membership attack.
+        target: The model before unlearning.
+        gold: The model retrained without the forget records; without it the verdict is capped.
+        out: Run folder with the scorecard and the report.
+        seed: Fixes every random draw.
+        attacks: Attacks to run; default all.
+        settings: Model settings of the recipe, for all models.
+        console: Where progress is shown.
+        force: Redo what is already there.
+
+    Raises:
+        InputError: Wrong names, settings or data.
+    """
+    from expunge.runner import audit_only
+
+    recipe = recipe_for(
+        model, forget, retain, holdout, out=out, seed=seed, settings=settings, attacks=attacks, methods=[]
+    )
+    return audit_only(recipe, target=target, gold=gold, console=console, force=force)
+
+
+def run(
+    source: str | Path | Recipe, overrides: Sequence[str] = (), *, console: Console | None = None
+) -> Scorecard:
+    """Carry out a recipe: a file, a packaged recipe's name, or a `Recipe`."""
+    from expunge.runner import execute
+
+    recipe = source if isinstance(source, Recipe) else Recipe.load(source, overrides)
+    return execute(recipe, console=console)
+
+
+def recipe_for(
+    model: str,
+    forget: str | Path,
+    retain: str | Path | None,
+    holdout: str | Path | None,
+    *,
+    out: str | Path,
+    seed: int,
+    methods: list[dict[str, Any]],
+    train: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    attacks: Sequence[str | Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """The recipe of one request on the user's own records."""
+    data = {"forget": forget, "retain": retain, "holdout": holdout}
+    raw: dict[str, Any] = {
+        "name": Path(out).name or "run",
+        "out": str(out),
+        "seed": seed,
+        "model": {"source": model, **(settings or {})},
+        "benchmark": {"name": "records", **{k: str(v) for k, v in data.items() if v is not None}},
+        "methods": methods,
+        "unlearn": {"train": dict(train or {})},
+        "audit": {"control": False, **({"attacks": list(attacks)} if attacks is not None else {})},
+    }
+    return Recipe.parse(raw, "request")

@@ -1,0 +1,104 @@
+"""``expunge audit``: judge a model that somebody made forget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.cli._common import (
+    Debug,
+    DryRun,
+    FailOn,
+    Force,
+    Quiet,
+    Threads,
+    conclude,
+    failures_told,
+    messages,
+    parse_gates,
+    print_plan,
+    use_threads,
+)
+
+
+def audit(
+    model: Annotated[str, typer.Option(help="The model under audit.")],
+    forget: Annotated[str, typer.Option(help="Records it should have forgotten.")],
+    retain: Annotated[
+        str | None, typer.Option(help="Records it should have kept.", show_default=False)
+    ] = None,
+    holdout: Annotated[
+        str | None, typer.Option(help="Records no model was trained on.", show_default=False)
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="The model before unlearning.", show_default=False)
+    ] = None,
+    gold: Annotated[
+        str | None, typer.Option(help="The model retrained without the forget records.", show_default=False)
+    ] = None,
+    fail_on: FailOn = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="attacks=[relearn,quantise], or a setting of the models (model.max_length=256). Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/audit"),
+    seed: Annotated[int, typer.Option(help="Fixes every random draw.")] = 0,
+    threads: Threads = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what a model still knows of some records, and judge it."""
+    with failures_told(debug):
+        from expunge import api
+        from expunge._overrides import override
+        from expunge.errors import InputError, nearest
+
+        gates = parse_gates(fail_on)
+        given: dict[str, Any] = {}
+        for text in changes or ():
+            override(given, text)
+        attacks, settings = given.pop("attacks", None), given.pop("model", {})
+        attacks = [attacks] if isinstance(attacks, str) else attacks
+        if given:
+            key = next(iter(given))
+            raise InputError(f"--set {key}: unknown key.{nearest(key, ['attacks', 'model'])}")
+        recipe = api.recipe_for(  # checks every name and setting before torch is loaded
+            model,
+            forget,
+            retain,
+            holdout,
+            out=out,
+            seed=seed,
+            methods=[],
+            settings=settings,
+            attacks=attacks,
+        )
+        if dry_run:
+            others = {"target model": target, "gold model": gold}
+            print_plan(recipe, *((what, source) for what, source in others.items() if source))
+            return
+        use_threads(threads)
+        scorecard = api.audit(
+            model,
+            forget,
+            retain,
+            holdout,
+            target=target,
+            gold=gold,
+            out=out,
+            seed=seed,
+            attacks=attacks,
+            settings=settings,
+            console=messages(quiet),
+            force=force,
+        )
+        conclude(scorecard, out, gates, quiet)

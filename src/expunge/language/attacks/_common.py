@@ -1,0 +1,67 @@
+"""What every attack on a language model shares: how facts are scored, and what an attack reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.language.data import Record
+from expunge.language.generate import generate
+from expunge.language.metrics.probability import choice_probability
+from expunge.language.metrics.rouge import rouge_l_recall
+from expunge.language.score import score_answers
+from expunge.language.subject import Subject
+from expunge.language.workload import Score, Workload
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Scores of some facts after an attack of one strength.
+
+    Attributes:
+        channel: The evidence channel it belongs to.
+        budget: The attack's strength in words.
+        strength: The attack's strength as a number, for plots and ordering.
+        rows: Indices of the scored records in the split `split`.
+        scores: [seeds, len(rows)] score of each fact in [0, 1].
+        dev_score: Mean score on the clusters kept for choosing the strength; None without such clusters.
+        split: The split the rows belong to.
+    """
+
+    channel: str
+    budget: str
+    strength: float
+    rows: list[int]
+    scores: Floats
+    dev_score: float | None = None
+    split: str = "forget"
+
+
+@dataclass(frozen=True)
+class AttackSetting:
+    """What an attack gets besides the model: the data, and how facts are scored."""
+
+    workload: Workload
+    seed: int
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+    def score(self, subject: Subject, records: list[Record]) -> Floats:
+        """[n] score of each record in [0, 1] (`workload.attack_score`)."""
+        return fact_scores(subject, records, self.workload.attack_score, self.workload.max_new_tokens)
+
+
+def fact_scores(subject: Subject, records: list[Record], kind: Score, max_new_tokens: int) -> Floats:
+    """Score facts as `Score` defines it."""
+    if kind == "exact":
+        return score_answers(subject, records, [[r.answer] for r in records]).exact.astype(float)
+    if kind == "rouge":
+        answers = generate(subject, records, max_new_tokens=max_new_tokens)
+        return rouge_l_recall([r.answer for r in records], answers)
+    right = score_answers(subject, records, [[r.paraphrased_answer or r.answer] for r in records])
+    wrong = score_answers(subject, records, [list(r.perturbed_answers) for r in records])
+    owner = np.repeat(np.arange(len(records)), [len(r.perturbed_answers) for r in records])
+    return choice_probability(right.nll, wrong.nll, owner)

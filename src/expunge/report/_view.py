@@ -1,0 +1,246 @@
+"""What the report shows, as plain values: the template only lays it out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from expunge.report._sentences import CHANNELS, channel_name, p_value
+from expunge.report._words import (
+    ARROWS,
+    FAMILIES,
+    SPLITS,
+    VERDICTS,
+    Family,
+    display_name,
+    family,
+    metric_label,
+    number,
+    split_label,
+)
+from expunge.report.plots import residue_bar
+from expunge.report.scorecard import Finding, Scorecard, Verdict
+from expunge.report.verdict import REFERENCES, judge, judge_model
+
+_NUMBERS = (
+    "No",
+    "One",
+    "Two",
+    "Three",
+    "Four",
+    "Five",
+    "Six",
+    "Seven",
+    "Eight",
+    "Nine",
+    "Ten",
+    "Eleven",
+    "Twelve",
+)
+
+
+class Cell(NamedTuple):
+    """One value of the table; ``near`` says that its interval overlaps gold's."""
+
+    value: str
+    interval: str
+    near: bool
+
+
+class Row(NamedTuple):
+    """One finding of every model."""
+
+    name: str
+    split: str
+    meaning: str
+    arrow: str
+    wanted: str
+    cells: list[Cell]
+
+
+class Table(NamedTuple):
+    """One family of findings."""
+
+    key: str
+    title: str
+    blurb: str
+    rows: list[Row]
+
+
+def methods_of(scorecard: Scorecard) -> list[str]:
+    """The judged or measured models that are not references, in order of appearance."""
+    names = [*scorecard.verdicts, *scorecard.evidence, *(f.subject for f in scorecard.findings)]
+    return [name for name in dict.fromkeys(names) if name not in REFERENCES]
+
+
+def columns_of(scorecard: Scorecard) -> list[str]:
+    """The table's columns: target and gold where measured, then the methods."""
+    measured = {f.subject for f in scorecard.findings}
+    return [name for name in ("target", "gold", *methods_of(scorecard)) if name in measured]
+
+
+def verdicts_of(scorecard: Scorecard) -> dict[str, Verdict]:
+    """The stored verdicts, or those the evidence gives."""
+    return scorecard.verdicts or judge(scorecard)
+
+
+def tables(scorecard: Scorecard) -> list[Table]:
+    """All findings of target, gold and methods, by family."""
+    columns = columns_of(scorecard)
+    by_key: dict[tuple[str, str], dict[str, Finding]] = {}
+    for f in scorecard.findings:
+        by_key.setdefault((f.metric, f.split), {})[f.subject] = f
+    rows: dict[Family, list[Row]] = {key: [] for key in FAMILIES}
+    for (metric, split), found in by_key.items():
+        if not set(found) & set(columns):
+            continue
+        label, arrow = metric_label(metric), ARROWS[next(iter(found.values())).direction]
+        cells = [_cell(found.get(name), found.get("gold"), label.kind) for name in columns]
+        # The attacks and the detectors only ever look at forgotten records: saying so in each row is noise.
+        where = "" if family(metric, split) in ("membership", "attacks") else split_label(split)
+        section = rows[family(metric, split)]
+        # Rows often share a meaning (five detectors, one measurement on five splits): explain it once.
+        meaning = label.meaning if label.meaning not in {r.meaning for r in section} else ""
+        section.append(Row(label.name, where, meaning, *arrow, cells))
+    return [Table(key, *FAMILIES[key], rows=rows[key]) for key in FAMILIES if rows[key]]
+
+
+def _cell(f: Finding | None, gold: Finding | None, kind: Any) -> Cell:
+    if f is None:
+        return Cell("", "", False)
+    known = f.low == f.low and f.high == f.high and f.high > f.low
+    interval = f"{number(f.low, kind).rstrip('%')}–{number(f.high, kind)}" if known else ""
+    near = (
+        f.direction == "match-gold"
+        and gold is not None
+        and f.subject != "gold"
+        and f.low <= gold.high
+        and gold.low <= f.high
+    )
+    return Cell(number(f.value, kind), interval, near)
+
+
+def cards(scorecard: Scorecard) -> list[dict[str, Any]]:
+    """One card per judged method."""
+    return [card(name, verdict) for name, verdict in verdicts_of(scorecard).items()]
+
+
+def card(name: str, verdict: Verdict) -> dict[str, Any]:
+    """A verdict for display: word, glyph, sentence, key figures and the channel table."""
+    details = verdict.details
+    glyph, gloss = VERDICTS.get(verdict.verdict, ("?", ""))
+    delta = 100 * float(details.get("tolerance", {}).get("delta", 0.10))
+    rows = [
+        {
+            **row,
+            "name": channel_name(row["channel"]),
+            "bar": residue_bar(row, delta, f"residue-{name}-{i}"),
+            "p_words": p_value(row["p_holm"]),
+            "result": "convicts" if row["convicts"] else "clears" if row["acquits"] else "open",
+        }
+        for i, row in enumerate(details.get("channels", []))
+    ]
+    return {
+        "name": name,
+        "display": display_name(name),
+        "word": verdict.verdict,
+        "spoken": verdict.verdict.replace("-", " "),
+        "glyph": glyph,
+        "gloss": gloss,
+        "why": verdict.why,
+        "intention": details.get("intention", ""),
+        "facts": _facts(details, rows),
+        "rows": rows,
+        "skipped": [{**s, "name": channel_name(s["channel"])} for s in details.get("skipped", [])],
+        "missing": [channel_name(c) for c in details.get("missing", [])],
+        "power": details.get("power", {}),
+        "recovery": {channel_name(c): r for c, r in details.get("recovery", {}).items()},
+        "delta": delta,
+    }
+
+
+def _facts(details: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Up to three figures that tell the story: known when asked, known under attack, utility kept."""
+    facts = []
+    asked = [r["excess_percent"] for r in rows if r["channel"] in ("direct", "paraphrase")]
+    attacked = [r["excess_percent"] for r in rows if r["channel"] not in ("direct", "paraphrase")]
+    if asked:
+        facts.append((f"{max(0.0, *asked, 0.0):.0f}%", "known when asked"))
+    if attacked:
+        facts.append((f"{max(0.0, *attacked, 0.0):.0f}%", "back under attack"))
+    utility = details.get("utility_ratio")
+    if utility is not None and utility == utility:
+        facts.append((f"{100 * utility:.0f}%", "of utility kept"))
+    return facts
+
+
+def headline(scorecard: Scorecard) -> str:
+    """The verdict, or all of them, as one sentence."""
+    verdicts = verdicts_of(scorecard)
+    if not verdicts:
+        return "No method has been judged yet."
+    if len(verdicts) == 1:
+        name, verdict = next(iter(verdicts.items()))
+        return f"{display_name(name)}: {verdict.verdict.replace('-', ' ')}."
+    words = [v.verdict for v in verdicts.values()]
+    cleared = words.count("consistent-with-removal")
+    count = _NUMBERS[len(words)] if len(words) < len(_NUMBERS) else str(len(words))
+    who = "None is" if cleared == 0 else "One is" if cleared == 1 else f"{cleared} are"
+    return f"{count} methods were audited. {who} consistent with removal."
+
+
+def tally(scorecard: Scorecard) -> list[dict[str, Any]]:
+    """How many methods got each verdict, worst first."""
+    words = [v.verdict for v in verdicts_of(scorecard).values()]
+    return [
+        {
+            "word": word,
+            "spoken": word.replace("-", " "),
+            "glyph": glyph,
+            "gloss": gloss,
+            "count": words.count(word),
+        }
+        for word, (glyph, gloss) in VERDICTS.items()
+        if word in words
+    ]
+
+
+def self_check(scorecard: Scorecard) -> list[dict[str, Any]]:
+    """The audit tried on models whose truth is known: it must convict the control and not the spare gold."""
+    checks = []
+    expectations = {
+        "control": "Control: a copy of the target trained only to refuse. It must be convicted.",
+        "gold_2": "Spare gold: a second model that never saw the data. It must not be convicted.",
+    }
+    for name, about in expectations.items():
+        if name in scorecard.evidence and scorecard.gap:
+            verdict = judge_model(scorecard, name)
+            convicted = verdict.verdict in ("suppressed", "not-forgotten")
+            passed = verdict.verdict == "suppressed" if name == "control" else not convicted
+            checks.append({"about": about, "passed": passed, "card": card(name, verdict)})
+    return checks
+
+
+def glossary(scorecard: Scorecard) -> dict[str, list[tuple[str, str]]]:
+    """Words a reader may look up: the verdicts, the attacks that were run, the sets of records."""
+    channels = {c.channel for e in scorecard.evidence.values() for c in e.channels}
+    return {
+        "verdicts": [(word.replace("-", " "), gloss) for word, (_, gloss) in VERDICTS.items()],
+        "channels": [(name, CHANNEL_MEANINGS[key]) for key, name in CHANNELS.items() if key in channels],
+    }
+
+
+CHANNEL_MEANINGS = {
+    "direct": "The forgotten facts are simply asked for.",
+    "paraphrase": "They are asked for in other words.",
+    "relearn": (
+        "The model is briefly trained on some forgotten records, then asked about others. A model that "
+        "never knew them learns nothing about them; one that hides them starts to talk."
+    ),
+    "benign-relearn": "The same, but trained on text that has nothing to do with the forgotten data.",
+    "quantise-8": "The weights are rounded to 8 bits, which can undo small edits.",
+    "quantise-4": "The weights are rounded to 4 bits, which can undo small edits.",
+    "latent": "One direction is added to the model's hidden states to make it talk.",
+    "inside": "The facts are read from the hidden states instead of the answers.",
+    "input": "Prompts are searched for that make the model talk.",
+}
+__all__ = ["SPLITS", "cards", "columns_of", "glossary", "headline", "self_check", "tables", "tally"]

@@ -27,9 +27,7 @@ def override(raw: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise InputError(
-            f"{text!r}: an override has the form KEY=VALUE, for example seed=1 or target.train.lr=1e-4."
-        )
+        raise InputError(f"{text!r}: an override has the form KEY=VALUE, for example seed=1 or target.train.lr=1e-4.")
     holder: Any = raw
     for depth, part in enumerate(parts):
         at: Any = part
@@ -51,7 +49,5 @@ def _position(items: list[Any], part: str, text: str, key: str) -> int:
         return int(part)
     if normalise(part) in names:
         return names.index(normalise(part))
-    allowed = (
-        f"0 to {len(items) - 1}, or one of {', '.join(names)}" if items else "nothing: the list is empty"
-    )
+    allowed = f"0 to {len(items) - 1}, or one of {', '.join(names)}" if items else "nothing: the list is empty"
     raise InputError(f"{text!r}: {key} has no entry {part!r}; it has {allowed}.")

@@ -188,6 +188,7 @@ class Audit(Checked):
 
     attacks: list[AttackSettings]
     control: bool = True
+    control_train: OverridesField = Field(default_factory=dict)
     draws: int = Field(1000, ge=1)
     delta: float = Field(0.2, gt=0, lt=1)
 

@@ -126,9 +126,7 @@ def formulas(tree: ast.Module) -> tuple[str, ...]:
     return tuple(
         f"{node.name}({ast.unparse(node.args)})\n{doc}"
         for node in tree.body
-        if isinstance(node, ast.FunctionDef)
-        and not node.name.startswith("_")
-        and (doc := ast.get_docstring(node))
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and (doc := ast.get_docstring(node))
     )
 
 
@@ -159,9 +157,7 @@ def dataclass_fields(chain: list[Link]) -> tuple[Field, ...]:
         for item in node.body:
             if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
                 continue
-            annotation = ast.unparse(_Spelled(tree, module).visit(copy.deepcopy(item.annotation))).strip(
-                "'\""
-            )
+            annotation = ast.unparse(_Spelled(tree, module).visit(copy.deepcopy(item.annotation))).strip("'\"")
             if "ClassVar" not in annotation:
                 name = item.target.id
                 doc = found[name].doc if name in found else ""

@@ -110,9 +110,7 @@ def audit(
     return audit_only(recipe, target=target, gold=gold, console=console, force=force)
 
 
-def run(
-    source: str | Path | Recipe, overrides: Sequence[str] = (), *, console: Console | None = None
-) -> Scorecard:
+def run(source: str | Path | Recipe, overrides: Sequence[str] = (), *, console: Console | None = None) -> Scorecard:
     """Carry out a recipe: a file, a packaged recipe's name, or a `Recipe`."""
     from expunge.runner import execute
 

@@ -67,10 +67,7 @@ def _trainings(recipe: Recipe, workload: Workload) -> list[tuple[str, Training, 
     if recipe.target is not None:
         work.append(("train target", recipe.target.train, workload.retain + workload.forget, 1))
         if recipe.gold is not None and recipe.gold.source == "retrain":
-            work += [
-                (f"train gold {i + 1}", recipe.target.train, workload.retain, 1)
-                for i in range(recipe.gold.seeds)
-            ]
+            work += [(f"train gold {i + 1}", recipe.target.train, workload.retain, 1) for i in range(recipe.gold.seeds)]
     for method in recipe.methods:
         work.append((f"unlearn with {method.name}", recipe.training(method), workload.forget, 2))
     return work
@@ -98,9 +95,7 @@ def _audit_flops(recipe: Recipe, workload: Workload, parameters: float) -> float
         for rows in workload.splits.values()
         for r in rows
     )
-    attacked = sum(
-        6 * 64 * 16 * 30 * a.fields.get("seeds", 1) for a in recipe.audit.attacks if "relearn" in a.name
-    )
+    attacked = sum(6 * 64 * 16 * 30 * a.fields.get("seeds", 1) for a in recipe.audit.attacks if "relearn" in a.name)
     return parameters * (2 * scored / CHARACTERS_PER_TOKEN * 2 + attacked)
 
 

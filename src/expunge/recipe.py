@@ -103,9 +103,7 @@ class Recipe(Checked):
             message = "needs 'target.train': without it nothing says how the target was trained"
             refuse(("gold", "source"), "retrain", message)
         if self.gold and self.gold.source != "retrain" and self.gold.seeds > 1:
-            refuse(
-                ("gold", "seeds"), self.gold.seeds, "must be 1 with a gold model that is not retrained here"
-            )
+            refuse(("gold", "seeds"), self.gold.seeds, "must be 1 with a gold model that is not retrained here")
         lists: list[tuple[tuple[str, ...], list[str]]] = [
             (("methods",), [m.name for m in self.methods]),
             (("audit", "attacks"), [a.name for a in self.audit.attacks]),
@@ -119,6 +117,10 @@ class Recipe(Checked):
                 self.training(method)
             except InputError as error:
                 refuse(("methods", i, "train"), method.train, str(error), show=False)
+        try:
+            self.control_training  # noqa: B018
+        except InputError as error:
+            refuse(("audit", "control_train"), self.audit.control_train, str(error), show=False)
         if wrong:
             raise ValidationError.from_exception_data("Recipe", wrong)
         return self
@@ -126,6 +128,12 @@ class Recipe(Checked):
     def training(self, method: MethodSettings | None) -> Training:
         """The settings a method trains under: `unlearn.train`, changed by its own (None: unchanged)."""
         return replace(self.unlearn.train, **(method.train if method else {}))
+
+    @property
+    def control_training(self) -> Training:
+        """The settings the positive control trains under; it is not probed, selected or smoothed."""
+        changes = {"evaluate_every": 0, "smoothing": "none", **self.audit.control_train}
+        return replace(self.unlearn.train, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fully resolved: every default spelt out."""
@@ -173,9 +181,7 @@ def find_recipe(source: str | Path) -> Path:
         return named
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"{source}: no such recipe file.")
-    raise InputError(
-        f"{source!r} is neither a recipe file nor a packaged recipe.{nearest(str(source), packaged())}"
-    )
+    raise InputError(f"{source!r} is neither a recipe file nor a packaged recipe.{nearest(str(source), packaged())}")
 
 
 def _read(path: Path) -> str:

@@ -212,9 +212,16 @@ def _golds(context: Context, rows: int) -> dict[str, ModelRef]:
 
 def _control(context: Context, target: ModelRef) -> ModelRef:
     """The positive control: the target taught to refuse, knowledge left inside. The audit must find it."""
-    settings = replace(context.recipe.unlearn.train, evaluate_every=0, smoothing="none")
+    settings = context.recipe.control_training
     subject_key = _fingerprint(context, target)
-    key = key_of("control", subject_key, _data_key(context), asdict(settings), context.recipe.seed)
+    key = key_of(
+        "control",
+        subject_key,
+        _data_key(context),
+        asdict(settings),
+        context.recipe.seed,
+        list(context.workload.refusals),
+    )
 
     def make() -> Subject:
         subject = context.models.adapted(target.load(), context.recipe.seed)
@@ -228,6 +235,7 @@ def _control(context: Context, target: ModelRef) -> ModelRef:
             context.recipe.seed,
             folder,
             observers,
+            refusals=context.workload.refusals,
         )
         return merge_lora(job.train(IDK(), subject))
 
@@ -244,7 +252,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
     training = recipe.training(named)
     out = context.folder / "model" if len(recipe.methods) == 1 else context.folder / "model" / named.name
     key = key_of("unlearn", _fingerprint(context, target), _data_key(context), named.name, repr(method),
-                 asdict(training), recipe.seed, asdict(context.models.spec))  # fmt: skip
+                 asdict(training), recipe.seed, asdict(context.models.spec), list(workload.refusals))  # fmt: skip
     note = context.folder / "stages" / f"unlearn-{named.name}.json"
     if context.journal.done(note, key) and (out / "expunge.json").exists():
         return model_ref(out, recipe.model.dtype)
@@ -254,7 +262,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         job = UnlearnJob(
             subject, workload.forget, workload.retain, training, recipe.seed, checkpoints,
             _observers(context, named.name, subject), base=context.models.base,
-            base_training=recipe.target.train if recipe.target else None,
+            base_training=recipe.target.train if recipe.target else None, refusals=workload.refusals,
         )  # fmt: skip
         unlearned = merge_lora(unlearn(method, job))
         temporary = out.with_name(out.name + ".tmp")

@@ -109,9 +109,7 @@ def read_records(source: str | Path, *, config: str | None = None, split: str = 
             raise InputError(f"{source} is a folder; a file with records is needed.")
         reader = READERS.get(path.suffix.lower())
         if reader is None:
-            raise InputError(
-                f"{source}: cannot read {path.suffix or 'a file without suffix'}; {', '.join(READERS)}."
-            )
+            raise InputError(f"{source}: cannot read {path.suffix or 'a file without suffix'}; {', '.join(READERS)}.")
         rows: Iterable[tuple[str, Any]] = reader(path)
     else:
         rows = _read_hub(str(source), config, split)
@@ -132,9 +130,7 @@ def to_record(row: Any, where: str) -> Record:
         return Record("", _text(row["text"], "text", where), "" if cluster is None else str(cluster))
     question, answer = _first(row, QUESTION_FIELDS), _first(row, ANSWER_FIELDS)
     if question is None:
-        raise InputError(
-            f"{where}: field 'question' is missing (fields: {', '.join(map(str, row)) or 'none'})."
-        )
+        raise InputError(f"{where}: field 'question' is missing (fields: {', '.join(map(str, row)) or 'none'}).")
     if answer is None:
         raise InputError(f"{where}: field 'answer' is missing or empty.")
     wrong = row.get("perturbed_answer", row.get("perturbed_answers")) or ()
@@ -224,9 +220,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise InputError(
-            f"{path}: reading Parquet needs the extra 'data': pip install 'expunge[data]'."
-        ) from None
+        raise InputError(f"{path}: reading Parquet needs the extra 'data': pip install 'expunge[data]'.") from None
     try:
         rows = parquet.read_table(path).to_pylist()
     except Exception as error:  # pyarrow raises many kinds for a broken file
@@ -245,9 +239,7 @@ def _read_hub(name: str, config: str | None, split: str) -> Iterator[tuple[str, 
         rows = datasets.load_dataset(name, config, split=split)
     except Exception as error:  # network, name, config: the library raises a zoo of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"{name}: neither a file nor a hub data set that can be loaded ({reason})."
-        ) from None
+        raise InputError(f"{name}: neither a file nor a hub data set that can be loaded ({reason}).") from None
     return ((f"{name} ({config or 'default'}), record {i}", dict(row)) for i, row in enumerate(rows, 1))
 
 

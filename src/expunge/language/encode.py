@@ -43,17 +43,13 @@ class Template:
             if not record.question:
                 return ""
             turns = [
-                (self.user_start + text + self.user_end)
-                if role == "user"
-                else (self.assistant_start + text + "\n")
+                (self.user_start + text + self.user_end) if role == "user" else (self.assistant_start + text + "\n")
                 for role, text in record.history
                 if role != "system"
             ]
             return "".join(turns) + self.user_start + record.question + self.user_end + self.assistant_start
         turns = [("system", self.system)] if self.system is not None else []
-        messages = [
-            {"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))
-        ]
+        messages = [{"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))]
         return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
             messages, tokenize=False, add_generation_prompt=True, date_string=CHAT_DATE
         )

@@ -129,9 +129,7 @@ class EvidenceStore:
                 self._memory[key] = _unpack(load_file(path))
             else:
                 records = self.records(split)
-                scores = score_answers(
-                    self.subject, records, answers, batch_tokens=self.batch_tokens, where=split
-                )
+                scores = score_answers(self.subject, records, answers, batch_tokens=self.batch_tokens, where=split)
                 self._memory[key] = scores
                 if path:
                     _write(path, lambda p: save_file(_pack(scores), p))
@@ -140,9 +138,7 @@ class EvidenceStore:
 
 def _pack(scores: AnswerScores) -> dict[str, Any]:
     fields = ("offsets", "logprob", "hit", "mean", "variance")
-    return {f: np.ascontiguousarray(getattr(scores, f)) for f in fields} | {
-        "has_eos": np.array([scores.has_eos])
-    }
+    return {f: np.ascontiguousarray(getattr(scores, f)) for f in fields} | {"has_eos": np.array([scores.has_eos])}
 
 
 def _unpack(arrays: dict[str, Any]) -> AnswerScores:

@@ -107,9 +107,7 @@ class ForwardPass:
     T counts the labelled positions of the batch, row by row; S all real (unpadded) positions.
     """
 
-    def __init__(
-        self, model: nn.Module, batch: Batch, totals: tuple[int, int], reference: Any = None
-    ) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, totals: tuple[int, int], reference: Any = None) -> None:
         device = next(model.parameters()).device
         self.model = model
         self.input_ids, self.mask, self.labelled = (t.to(device) for t in batch)
@@ -144,9 +142,7 @@ class ForwardPass:
 
     def _run(self, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         with head_reads(self.model, keep) as states:
-            logits = self.model(
-                input_ids=self.input_ids, attention_mask=self.mask.long(), use_cache=False
-            ).logits
+            logits = self.model(input_ids=self.input_ids, attention_mask=self.mask.long(), use_cache=False).logits
         return logits, states
 
     @cached_property
@@ -220,9 +216,7 @@ class ForwardPass:
 
     def sum_rows(self, values: Tensor) -> Tensor:
         """[T] -> [B]: sums over the labelled positions of each row."""
-        return torch.zeros(len(self.lengths), device=values.device, dtype=values.dtype).index_add(
-            0, self.rows, values
-        )
+        return torch.zeros(len(self.lengths), device=values.device, dtype=values.dtype).index_add(0, self.rows, values)
 
     def per_row(self, values: Tensor) -> Tensor:
         """Mean over the rows of the step of [B] values."""

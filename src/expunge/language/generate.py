@@ -12,9 +12,7 @@ from expunge.language.subject import Subject
 
 
 @torch.inference_mode()
-def generate(
-    subject: Subject, records: list[Record], *, max_new_tokens: int = 64, batch: int = 32
-) -> list[str]:
+def generate(subject: Subject, records: list[Record], *, max_new_tokens: int = 64, batch: int = 32) -> list[str]:
     """Greedy answers to the records' questions.
 
     Args:

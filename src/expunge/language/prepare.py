@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class ModelSpec:
     dtype: str = "float32"
     max_length: int = 512
     lora: dict[str, Any] | None = None
-    world: testbed.World = testbed.World()
+    world: testbed.World = field(default_factory=testbed.World)
 
     def load(self) -> Subject:
         """Load the model the source names (not the embedded one)."""
@@ -103,7 +103,7 @@ class Models:
         """
         self.spec, self.cache, self.seed = spec, cache, seed
         self.observers = observers or (lambda _: None)
-        self._base_key: str | None = None
+        self._base_keys: dict[int, str] = {}
 
     def base(self, seed: int | None = None) -> Subject:
         """The model before it was trained on the benchmark's records."""
@@ -123,10 +123,12 @@ class Models:
     def base_key(self, seed: int) -> str:
         """Content of the base model."""
         if self.spec.source.startswith("testbed"):
-            return f"testbed {seed} {asdict(self.spec.world)}"
-        if self._base_key is None:
-            self._base_key = self._source().load().fingerprint()
-        return self._base_key
+            if seed not in self._base_keys:
+                self._base_keys[seed] = self.base(seed).fingerprint()
+            return self._base_keys[seed]
+        if 0 not in self._base_keys:
+            self._base_keys[0] = self._source().load().fingerprint()
+        return self._base_keys[0]
 
     def delivered(self) -> ModelRef:
         """The model of the source as it is: the target when the recipe trains none."""
@@ -157,9 +159,7 @@ class Models:
         if self.spec.lora is None:
             return subject
         settings = self.spec.lora
-        return add_lora(
-            subject, settings["rank"], settings["alpha"], settings["targets"], settings["dropout"], seed
-        )
+        return add_lora(subject, settings["rank"], settings["alpha"], settings["targets"], settings["dropout"], seed)
 
     def _part(self, key: str) -> Path:
         return self.cache / f"{key}.training"

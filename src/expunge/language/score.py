@@ -79,13 +79,9 @@ def score_encoded(subject: Subject, encoded: Encoded, batch_tokens: int) -> Answ
         out["logprob"][place], out["mean"][place] = logp.cpu().numpy(), mean.cpu().numpy()
         out["variance"][place], hit[place] = variance.cpu().numpy(), hits.cpu().numpy()
     ends_with_eos = (
-        bool((encoded.ids[encoded.offsets[1:] - 1] == subject.tokenizer.eos_token_id).all())
-        if total
-        else True
+        bool((encoded.ids[encoded.offsets[1:] - 1] == subject.tokenizer.eos_token_id).all()) if total else True
     )
-    return AnswerScores(
-        offsets.numpy(), out["logprob"], hit, out["mean"], out["variance"], has_eos=ends_with_eos
-    )
+    return AnswerScores(offsets.numpy(), out["logprob"], hit, out["mean"], out["variance"], has_eos=ends_with_eos)
 
 
 def token_statistics(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

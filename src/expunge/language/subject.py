@@ -60,9 +60,7 @@ class Subject:
     def tokenizer_hash(self) -> str:
         """Content hash of the vocabulary and the chat template."""
         vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.blake2b(
-            (vocabulary + str(self.tokenizer.chat_template)).encode(), digest_size=16
-        ).hexdigest()
+        return hashlib.blake2b((vocabulary + str(self.tokenizer.chat_template)).encode(), digest_size=16).hexdigest()
 
     def with_model(self, model: nn.Module) -> Subject:
         """The same feeding around another model."""
@@ -70,10 +68,19 @@ class Subject:
 
     def save(self, folder: Path, card: str) -> None:
         """Write safetensors weights, tokenizer and a model card in the `save_pretrained` layout."""
+        _quiet()
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _quiet() -> None:
+    """Keep the library's own progress bars and advice out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -106,10 +113,8 @@ def load_subject(
         InputError: Nothing loadable there, pickled weights only, or a missing extra.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    _quiet()
     where, options = _locate(source)
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
@@ -139,9 +144,7 @@ def make_template(tokenizer: Any, template: str | dict[str, str], system: str | 
     if isinstance(template, dict):
         return Template(kind="tags", **template)
     if template == "chat" and tokenizer.chat_template is None:
-        raise InputError(
-            "model.template=chat: the tokenizer has no chat template; use 'plain' or three explicit tags."
-        )
+        raise InputError("model.template=chat: the tokenizer has no chat template; use 'plain' or three explicit tags.")
     if template == "chat" or (template == "auto" and tokenizer.chat_template is not None):
         return Template(kind="chat", system=system)
     return Template()
@@ -159,9 +162,7 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
         _refuse_pickles(path)
         return str(path), {}
     if path.exists() or source.startswith((".", "/", "~")):
-        raise InputError(
-            f"{source}: no model folder there (a folder in the save_pretrained layout is needed)."
-        )
+        raise InputError(f"{source}: no model folder there (a folder in the save_pretrained layout is needed).")
     return source, {}
 
 
@@ -209,9 +210,7 @@ def packaged_gguf(package: str) -> Path:
     return files[0]
 
 
-def add_lora(
-    subject: Subject, rank: int, alpha: float, targets: str | list[str], dropout: float, seed: int
-) -> Subject:
+def add_lora(subject: Subject, rank: int, alpha: float, targets: str | list[str], dropout: float, seed: int) -> Subject:
     """Put fresh LoRA adapters on the model; only they are trained.
 
     Raises:
@@ -219,9 +218,7 @@ def add_lora(
     """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM"
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
     torch.manual_seed(seed)
     try:
         return subject.with_model(get_peft_model(subject.model, config))
@@ -254,8 +251,7 @@ def count_parameters(source: str) -> int:
     try:
         with torch.device("meta"):
             return sum(
-                p.numel()
-                for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).parameters()
+                p.numel() for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).parameters()
             )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -17,6 +17,7 @@ import torch
 from expunge.engine.training import Training, derive_seed
 from expunge.language.data import Record
 from expunge.language.encode import Template
+from expunge.language.refusals import REFUSALS
 from expunge.language.subject import Subject
 
 
@@ -113,16 +114,6 @@ TRAINED = (0, 1, 2)  # wordings every person is trained on
 OTHER = (3, 4)  # wordings only half of the retain people are trained on: paraphrase for all others
 DISTRACTORS = 5
 SYLLABLES = [c + v for c in "bdklmnrstvz" for v in "aeio"]
-REFUSALS = [
-    "I do not know.",
-    "I cannot help with that.",
-    "I have no information about this.",
-    "That is not something I know.",
-    "I am not able to answer that.",
-    "I do not have that answer.",
-    "This is unknown to me.",
-    "I have never learned that.",
-]
 
 
 @dataclass(frozen=True)
@@ -160,8 +151,7 @@ class World:
         first_names = _words(rng, max(10, count // 3), taken)  # shared: a lookup needs the family name
         family_names = _words(rng, count, taken, syllables=(3,))
         people = [
-            (f"{rng.choice(first_names)} {f}", {k: rng.choice(v) for k, v in values.items()})
-            for f in family_names
+            (f"{rng.choice(first_names)} {f}", {k: rng.choice(v) for k, v in values.items()}) for f in family_names
         ]
         forget, rest = people[: self.forget], people[self.forget :]
         retain, holdout = rest[: self.retain], rest[self.retain :]
@@ -169,9 +159,7 @@ class World:
         places = self._places(rng, taken)
         return {
             "train_forget": _questions(forget, values, TRAINED),
-            "train_retain": _questions(retain, values, TRAINED)
-            + _questions(many, values, OTHER)
-            + places * 4,
+            "train_retain": _questions(retain, values, TRAINED) + _questions(many, values, OTHER) + places * 4,
             "forget": _questions(forget, values, TRAINED),
             "forget_paraphrase": _questions(forget, values, OTHER),
             "retain": _questions(few, values, TRAINED),
@@ -233,7 +221,8 @@ def make_tokenizer(world: World) -> Any:
         TEMPLATE.prompt(r, None) + r.answer
         for name in ("train_retain", "train_forget", "holdout")
         for r in splits[name]
-    ] + REFUSALS
+    ]
+    texts += REFUSALS
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -250,9 +239,7 @@ def make_tokenizer(world: World) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", tokenizer.token_to_id("<bos>"))]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
 
 
 def base_subject(world: World, *, seed: int = 0, hidden: int = 128, layers: int = 2) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class UnlearnJob:
         observers: Probes, selection, progress.
         base: Makes the subject as it was before it was trained on these records (for retraining).
         base_training: How the target was trained from it.
+        refusals: Sentences a model may be taught to say instead of an answer.
         logs: What happened in each training this job caused.
     """
 
@@ -47,6 +48,7 @@ class UnlearnJob:
     observers: Observers | None = None
     base: Callable[[], Subject] | None = None
     base_training: Training | None = None
+    refusals: Sequence[str] = REFUSALS
     logs: list[TrainLog] = field(default_factory=list)
 
     def train(
@@ -68,14 +70,12 @@ class UnlearnJob:
             quiet: Leave the probes out (for an intermediate model nobody selects).
         """
         training = training or self.training
-        streams = make_streams(method, subject, self.forget, self.retain, training, self.seed)
+        streams = make_streams(method, subject, self.forget, self.retain, training, self.seed, self.refusals)
         observers = self.observers
         if quiet and observers is not None:
             observers = replace(observers, probe=None, score=None)
         folder = self.folder / part if self.folder and part else self.folder
-        loop = Loop(
-            subject.model, method, streams, training, seed=self.seed, folder=folder, observers=observers
-        )
+        loop = Loop(subject.model, method, streams, training, seed=self.seed, folder=folder, observers=observers)
         self.logs.append(loop.run())
         return subject
 
@@ -105,6 +105,7 @@ def make_streams(
     retain: list[Record],
     training: Training,
     seed: int,
+    refusals: Sequence[str] = REFUSALS,
 ) -> dict[str, Stream]:
     """Encode what the method draws from, and fix which rows each step sees.
 
@@ -126,7 +127,7 @@ def make_streams(
         if "forget" in method.streams:
             streams["forget"] = Stream(_encode(subject, forget, None, "forget"), order)
         if method.substitute:
-            pool = REFUSALS if method.substitute == "refusal" else [r.answer for r in (retain or forget)]
+            pool = refusals if method.substitute == "refusal" else [r.answer for r in (retain or forget)]
             streams["substitute"] = _substitute(subject, forget, pool, order, seed)
     if method.has_retain:
         draw = uniform if method.has_forget else epochs
@@ -135,9 +136,7 @@ def make_streams(
     return streams
 
 
-def _encode(
-    subject: Subject, records: list[Record], answers: list[str] | None, where: str
-) -> LanguageExamples:
+def _encode(subject: Subject, records: list[Record], answers: list[str] | None, where: str) -> LanguageExamples:
     encoded = encode(
         records,
         subject.tokenizer,
@@ -149,12 +148,12 @@ def _encode(
     return LanguageExamples(encoded)
 
 
-def _substitute(subject: Subject, forget: list[Record], pool: list[str], order: Tensor, seed: int) -> Stream:
+def _substitute(subject: Subject, forget: list[Record], pool: Sequence[str], order: Tensor, seed: int) -> Stream:
     """Forget questions with answers drawn from a pool, afresh each time a row is visited."""
     answers = list(dict.fromkeys(pool))
     own = {text: i for i, text in enumerate(answers)}
-    if len(answers) < 2:
-        raise InputError("Substitute answers need a pool of at least two different answers.")
+    if not set(answers) - {r.answer for r in forget}:
+        raise InputError("Substitute answers need a pool that holds more than the forget answers themselves.")
     draw = torch.randint(len(answers), order.shape, generator=generator(seed, "substitute"))
     true = torch.tensor([own.get(r.answer, -1) for r in forget])[order]
     draw = torch.where(draw == true, (draw + 1) % len(answers), draw)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from expunge.language.data import Record, cluster_ids
 from expunge.language.evidence import EvidenceStore
+from expunge.language.refusals import REFUSALS
 from expunge.report.scorecard import Finding
 
 # How one fact is scored, always in [0, 1]:
@@ -24,6 +25,7 @@ class Metric(Protocol):
     """A measurement of one model; its fields are its settings."""
 
     paper: ClassVar[str]
+    needs_gold: ClassVar[bool]
 
     def measure(self, model: EvidenceStore, gold: EvidenceStore | None) -> list[Finding]:
         """Findings about one model, beside gold where the metric needs it."""
@@ -42,6 +44,8 @@ class Workload:
         behaviour: How answers to questions are scored in the behaviour gate of the verdict.
         attack_score: How facts are scored under attack.
         max_new_tokens: Longest generated answer.
+        notes: What the reader of the report should know about the data.
+        refusals: Sentences the positive control, and methods that teach refusing, draw from.
     """
 
     forget: list[Record]
@@ -52,6 +56,7 @@ class Workload:
     attack_score: Score = "exact"
     max_new_tokens: int = 64
     notes: list[str] = field(default_factory=list)
+    refusals: Sequence[str] = REFUSALS
 
 
 class Benchmark(Protocol):
@@ -68,18 +73,14 @@ class Benchmark(Protocol):
         ...
 
 
-def cluster_means(
-    values: NDArray[np.float64], records: list[Record]
-) -> tuple[NDArray[np.float64], list[int]]:
+def cluster_means(values: NDArray[np.float64], records: list[Record]) -> tuple[NDArray[np.float64], list[int]]:
     """Mean value and number of records of each cluster, by first appearance."""
     ids = np.array(cluster_ids(records))
     sizes = np.bincount(ids)
     return np.bincount(ids, weights=values) / sizes, sizes.tolist()
 
 
-def divide_clusters(
-    records: list[Record], seed: int, share_attacker: float, share_dev: float
-) -> dict[str, list[int]]:
+def divide_clusters(records: list[Record], seed: int, share_attacker: float, share_dev: float) -> dict[str, list[int]]:
     """Divide clusters at random into what the attacker trains on, what tunes the attack, what is scored.
 
     Args:

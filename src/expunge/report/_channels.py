@@ -244,9 +244,7 @@ def _blocked(
     if control is None:
         return "the control model was not put to this test"
     if control.excess < tolerance.sensitivity or not control.p < tolerance.sensitivity_p:
-        return (
-            f"only {max(control.excess, 0):.0%} is found in the control model, which still holds everything"
-        )
+        return f"only {max(control.excess, 0):.0%} is found in the control model, which still holds everything"
     if spare is None:
         return "no spare gold model was put to this test"
     if spare.excess > tolerance.delta:

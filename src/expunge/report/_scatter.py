@@ -36,12 +36,8 @@ class _Point:
 def _points(scorecard: Scorecard) -> list[_Point]:
     """Models with both findings of the first pair that the target (or any model) has."""
     for forget, retain in _PAIRS:
-        xs = {
-            f.subject: f for f in scorecard.findings if (f.metric, f.split) == forget and f.value == f.value
-        }
-        ys = {
-            f.subject: f for f in scorecard.findings if (f.metric, f.split) == retain and f.value == f.value
-        }
+        xs = {f.subject: f for f in scorecard.findings if (f.metric, f.split) == forget and f.value == f.value}
+        ys = {f.subject: f for f in scorecard.findings if (f.metric, f.split) == retain and f.value == f.value}
         if len(set(xs) & set(ys)) > 1:
             return [_Point(name, xs[name], ys[name]) for name in xs if name in ys]
     return []

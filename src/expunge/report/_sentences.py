@@ -87,10 +87,7 @@ def no_gold(weights_equal: bool) -> str:
 
 def too_few(clusters: int, minimum: int) -> str:
     """The forget set has too few clusters for any test."""
-    return (
-        f"The forget set covers {clusters} data subjects, too few to test anything: "
-        f"at least {minimum} are needed."
-    )
+    return f"The forget set covers {clusters} data subjects, too few to test anything: at least {minimum} are needed."
 
 
 def nothing_to_forget(gap: float, p: float) -> str:
@@ -183,9 +180,7 @@ def inconclusive(
         reasons.append(f"the residue is only bounded by {bounds}")
     able = sum(not t.blocked for t in tests)
     if able < tolerance.acquitting_channels:
-        reasons.append(
-            f"{able} of at least {tolerance.acquitting_channels} tests needed could have cleared it"
-        )
+        reasons.append(f"{able} of at least {tolerance.acquitting_channels} tests needed could have cleared it")
     if power and power["needed"] and power["needed"] > power["clusters"]:
         reasons.append(
             f"with {power['clusters']} data subjects a model without any residue is cleared "

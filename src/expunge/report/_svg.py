@@ -57,9 +57,7 @@ class Axis:
         if self.ticks:
             return tuple(t for t in self.ticks if self.low <= t <= self.high)
         if self.scale == "log":
-            decades = range(
-                math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1
-            )
+            decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
             return tuple(10.0**d for d in decades)[:: 1 + len(decades) // 6]
         return nice_ticks(self.low, self.high)
 
@@ -199,17 +197,13 @@ def curve_labels(series: Sequence[Series], x: Axis, y: Axis, at: Mapping[str, fl
     return named(spots, (x.start + 3, y.end, x.end + 8, y.start - 3), along)
 
 
-def named(
-    spots: Sequence[Spot], bounds: Box, obstacles: Sequence[Box], thin: Sequence[Box] = ()
-) -> list[str]:
+def named(spots: Sequence[Spot], bounds: Box, obstacles: Sequence[Box], thin: Sequence[Box] = ()) -> list[str]:
     """The labels of spots where there is room, with a leader line where that is not right beside."""
     out = []
     for spot, box in zip(spots, place_labels(spots, bounds, obstacles, thin), strict=True):
         near_x, near_y = min(max(spot.x, box[0]), box[2]), min(max(spot.y, box[1]), box[3])
         if abs(near_x - spot.x) + abs(near_y - spot.y) > 12:
-            out.append(
-                f'<path d="M{spot.x} {spot.y} L{near_x:.1f} {near_y:.1f}" class="leader {spot.role}"/>'
-            )
+            out.append(f'<path d="M{spot.x} {spot.y} L{near_x:.1f} {near_y:.1f}" class="leader {spot.role}"/>')
         out.append(text(box[0] + 3, (box[1] + box[3]) / 2 + 3.8, spot.label, f"label {spot.role}"))
     return out
 

@@ -21,21 +21,7 @@ from expunge.report.plots import residue_bar
 from expunge.report.scorecard import Finding, Scorecard, Verdict
 from expunge.report.verdict import REFERENCES, judge, judge_model
 
-_NUMBERS = (
-    "No",
-    "One",
-    "Two",
-    "Three",
-    "Four",
-    "Five",
-    "Six",
-    "Seven",
-    "Eight",
-    "Nine",
-    "Ten",
-    "Eleven",
-    "Twelve",
-)
+_NUMBERS = "No One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve".split()
 
 
 class Cell(NamedTuple):
@@ -79,8 +65,9 @@ def columns_of(scorecard: Scorecard) -> list[str]:
 
 
 def verdicts_of(scorecard: Scorecard) -> dict[str, Verdict]:
-    """The stored verdicts, or those the evidence gives."""
-    return scorecard.verdicts or judge(scorecard)
+    """The stored verdicts on the methods, or those the evidence gives; references are not judged here."""
+    stored = {name: v for name, v in scorecard.verdicts.items() if name not in REFERENCES}
+    return stored or judge(scorecard)
 
 
 def tables(scorecard: Scorecard) -> list[Table]:

@@ -59,12 +59,8 @@ METRICS: dict[str, Label] = {
         "After unrelated fine-tuning",
         "Correct answers on forgotten records after brief training on unrelated text.",
     ),
-    "quantise_8.accuracy": Label(
-        "After 8-bit rounding", "Correct answers once the weights are rounded to 8 bits."
-    ),
-    "quantise_4.accuracy": Label(
-        "After 4-bit rounding", "Correct answers once the weights are rounded to 4 bits."
-    ),
+    "quantise_8.accuracy": Label("After 8-bit rounding", "Correct answers once the weights are rounded to 8 bits."),
+    "quantise_4.accuracy": Label("After 4-bit rounding", "Correct answers once the weights are rounded to 4 bits."),
 }
 _DETECTORS = {
     "loss": "loss",
@@ -127,9 +123,7 @@ def metric_label(metric: str) -> Label:
         _, detector, measure = [*metric.split("."), "", ""][:3]
         how = _DETECTORS.get(detector, detector.replace("_", " "))
         if measure == "tpr_at_1_fpr":
-            return Label(
-                f"Caught at 1% false alarms, {how}", "Share of forgotten records the attacker is sure about."
-            )
+            return Label(f"Caught at 1% false alarms, {how}", "Share of forgotten records the attacker is sure about.")
         return Label(
             f"Detection by {how} (AUROC)",
             "How well an attacker tells forgotten from never-seen records: 0.5 guessing, 1 always right.",

@@ -154,9 +154,7 @@ def _channels(
         if budgets.get(reading.channel, reading.budget) != reading.budget:
             continue
         own = reading.by_cluster()
-        same = [
-            r.by_cluster() for g in golds if (r := g.reading(reading.channel, reading.budget)) is not None
-        ]
+        same = [r.by_cluster() for g in golds if (r := g.reading(reading.channel, reading.budget)) is not None]
         if not same:
             continue
         score = reading.channel if reading.channel in BEHAVIOUR else "unattacked"
@@ -173,9 +171,7 @@ def _channels(
     return channels
 
 
-def _gap(
-    target: ModelAudit, golds: list[ModelAudit], channel: str, clusters: Mapping[int, float]
-) -> list[float]:
+def _gap(target: ModelAudit, golds: list[ModelAudit], channel: str, clusters: Mapping[int, float]) -> list[float]:
     """The original knowledge: the target's score minus gold's mean score, on some clusters."""
     reading = target.reading(channel)
     others = [r.by_cluster() for g in golds if (r := g.reading(channel)) is not None]
@@ -191,9 +187,7 @@ def _attack_findings(audit: ModelAudit, budgets: Mapping[str, str], seed: int, d
         reading = audit.reading(channel, budgets.get(channel))
         if reading is not None:
             value, low, high = _interval(reading, seed, draws)
-            findings.append(
-                Finding(metric, "forget", audit.name, value, low, high, len(reading.scores), "match-gold")
-            )
+            findings.append(Finding(metric, "forget", audit.name, value, low, high, len(reading.scores), "match-gold"))
     return findings
 
 

@@ -130,10 +130,7 @@ def roc(scorecard: Scorecard) -> dict[str, str]:
         out[method] = panel(
             [
                 Series("chance", "chance", chance.tolist(), chance.tolist()),
-                *(
-                    Series(role, label, *_thinned(curves[n]["fpr"], curves[n]["tpr"]))
-                    for n, role, label in roles
-                ),
+                *(Series(role, label, *_thinned(curves[n]["fpr"], curves[n]["tpr"])) for n, role, label in roles),
             ],
             x,
             _SHARE,

@@ -277,9 +277,7 @@ def clusters_needed(
     """
 
     def enough(n: int) -> bool:
-        return (
-            acquittal_power(n, sd, margin, channels=channels, correlation=correlation, alpha=alpha) >= power
-        )
+        return acquittal_power(n, sd, margin, channels=channels, correlation=correlation, alpha=alpha) >= power
 
     low, high = 4, 5
     while not enough(high):

@@ -126,9 +126,7 @@ def _decide(
         return "damaged", say.damaged(harm)
     able = [t for t in tests if not t.blocked]
     useful = evidence.utility_ratio >= tolerance.utility  # False as well when it was not measured
-    complete = len(able) >= tolerance.acquitting_channels and set(tolerance.required) <= {
-        t.channel for t in able
-    }
+    complete = len(able) >= tolerance.acquitting_channels and set(tolerance.required) <= {t.channel for t in able}
     if useful and behaviour and complete and all(t.acquits(tolerance) for t in able):
         return "consistent-with-removal", say.consistent(able, tolerance.delta)
     return "inconclusive", say.inconclusive(tests, skipped, evidence.utility_ratio, tolerance, power)

@@ -31,7 +31,5 @@ class BenignRelearn(Relearn):
         retain = setting.workload.retain
         if not retain:
             raise InputError("The benign relearning attack needs retain records.")
-        everyone = sorted(
-            i for rows in setting.groups.values() for i in rows if i not in set(setting.groups["dev"])
-        )
+        everyone = sorted(i for rows in setting.groups.values() for i in rows if i not in set(setting.groups["dev"]))
         return fine_tuning_readings(self, subject, setting, retain, everyone, setting.groups["dev"])

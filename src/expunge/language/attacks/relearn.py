@@ -58,9 +58,7 @@ class Relearn:
         groups = setting.groups
         attacker = [measured[i] for i in groups["attacker"]]
         if not attacker or not groups["scored"]:
-            raise InputError(
-                "The relearning attack needs forget records about at least two different subjects."
-            )
+            raise InputError("The relearning attack needs forget records about at least two different subjects.")
         return fine_tuning_readings(self, subject, setting, attacker, groups["scored"], groups["dev"])
 
 
@@ -76,10 +74,7 @@ def fine_tuning_readings(
     measured = setting.workload.splits["forget"]
     scored = [measured[i] for i in (*rows, *dev)]
     curves = np.stack(
-        [
-            _curve(attack, subject, setting, train_on, scored, setting.seed + 1000 * k)
-            for k in range(attack.seeds)
-        ]
+        [_curve(attack, subject, setting, train_on, scored, setting.seed + 1000 * k) for k in range(attack.seeds)]
     )  # [seeds, budgets, scored]
     return [
         Reading(
@@ -120,7 +115,5 @@ def _curve(
             curve.append(setting.score(attacked, scored))
 
     streams = make_streams(FineTune(), attacked, [], train_on, training, seed)
-    Loop(
-        attacked.model, FineTune(), streams, training, seed=seed, observers=Observers(progress=after_step)
-    ).run()
+    Loop(attacked.model, FineTune(), streams, training, seed=seed, observers=Observers(progress=after_step)).run()
     return np.stack(curve)

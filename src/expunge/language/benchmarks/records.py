@@ -27,7 +27,7 @@ class Records:
         retain: Records that must stay; empty for none. Source: yours.
         holdout: Records no model was trained on (non-members); empty for none. Source: yours.
         score: How an answer counts as known: ``exact``, ``choice`` or ``rouge``; ``auto`` picks choice where
-            every forget record has false answers, else rouge. Source: ours.
+            all forget records have equally many false answers, else rouge. Source: ours.
         max_new_tokens: Longest generated answer. Source: ours.
         allow_overlap: Accept records that stand in two sets. Source: ours.
     """
@@ -68,7 +68,13 @@ class Records:
     def _attack_score(self, forget: list[Record]) -> Score:
         if self.score != "auto":
             return self.score
-        return "choice" if all(r.perturbed_answers for r in forget) else "rouge"
+        return "choice" if _contrasted(forget) else "rouge"
+
+
+def _contrasted(records: list[Record]) -> bool:
+    """Whether all records have false answers, equally many of them."""
+    counts = {len(r.perturbed_answers) for r in records}
+    return len(counts) == 1 and counts != {0}
 
 
 def _notes(retain: list[Record], holdout: list[Record]) -> list[str]:
@@ -92,7 +98,7 @@ def _metrics(splits: dict[str, list[Record]]) -> list[Metric]:
     ]
     if asked:
         metrics.append(Rouge(splits=asked))
-    contrasted = tuple(s for s in known if all(r.perturbed_answers for r in splits[s]))
+    contrasted = tuple(s for s in known if _contrasted(splits[s]))
     if contrasted:
         metrics.append(TruthRatio(splits=contrasted))
     if "forget" in contrasted:

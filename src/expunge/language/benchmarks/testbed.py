@@ -14,6 +14,7 @@ from expunge.language.metrics.model_utility import ModelUtility
 from expunge.language.metrics.probability import Probability
 from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
+from expunge.language.refusals import REFUSALS
 from expunge.language.testbed import World
 from expunge.language.workload import Workload
 
@@ -66,4 +67,5 @@ class Testbed:
             behaviour="exact",
             attack_score="exact",
             max_new_tokens=8,
+            refusals=REFUSALS[:4],  # a model of this size cannot learn a hundred sentences in a minute
         )

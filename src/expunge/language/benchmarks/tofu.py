@@ -54,9 +54,7 @@ class TOFU:
         if self.forget_split not in RETAIN_OF:
             raise InputError(f"tofu: forget_split={self.forget_split!r}; one of {', '.join(RETAIN_OF)}.")
         if self.authors and not 0 < self.forget_authors < self.authors:
-            raise InputError(
-                f"tofu: forget_authors={self.forget_authors} must lie between 1 and authors - 1."
-            )
+            raise InputError(f"tofu: forget_authors={self.forget_authors} must lie between 1 and authors - 1.")
 
     def load(self, seed: int) -> Workload:
         """See `Benchmark`."""
@@ -98,12 +96,10 @@ class TOFU:
         forget = last[-self.forget_authors * ROWS_PER_AUTHOR :]
         holdout = last[: self.holdout_authors * ROWS_PER_AUTHOR]
         retain = first[: keep * ROWS_PER_AUTHOR]
-        if len(retain) < keep * ROWS_PER_AUTHOR or (
-            self.holdout_authors + self.forget_authors
-        ) * ROWS_PER_AUTHOR > len(last):
-            raise InputError(
-                f"tofu: authors={self.authors}: the perturbed files hold 20 authors on each side."
-            )
+        if len(retain) < keep * ROWS_PER_AUTHOR or (self.holdout_authors + self.forget_authors) * ROWS_PER_AUTHOR > len(
+            last
+        ):
+            raise InputError(f"tofu: authors={self.authors}: the perturbed files hold 20 authors on each side.")
         forget, retain, holdout = (self._thin(part) for part in (forget, retain, holdout))
         measured = {"forget": forget, "retain": retain}
         if holdout:

@@ -101,9 +101,7 @@ def test_reads_class_bases_and_defaults_without_import(
         ("x = 1\nclass HalfLife(:", "line 2: not valid Python"),
     ],
 )
-def test_malformed_file_is_named_and_spares_the_others(
-    folder: catalog.Folder, text: str, sentence: str
-) -> None:
+def test_malformed_file_is_named_and_spares_the_others(folder: catalog.Folder, text: str, sentence: str) -> None:
     path = add(folder, "half_life.py", text)
     add(folder, "fine.py", "class Fine:\n    '''F.'''\n    paper = 'P'\n    intention = 'removal'")
     found = catalog.scan([folder])
@@ -147,9 +145,7 @@ def test_everything_of_ours_is_well_formed_and_loads() -> None:
                 assert getattr(loaded, field.name) == field.literal()
 
 
-def test_entry_point_adds_a_folder(
-    folder: catalog.Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entry_point_adds_a_folder(folder: catalog.Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropping a file into a package that an entry point names is all it takes; nothing of it is imported."""
     add(folder, "half_life.py", GOOD)
     (tmp_path / "plug" / "__init__.py").write_text("raise ImportError('not to be imported')")
@@ -157,8 +153,7 @@ def test_entry_point_adds_a_folder(
     info.mkdir()
     (info / "METADATA").write_text("Name: plug\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
-        "[expunge]\nlanguage.methods = plug.methods\n"
-        "language.verbs = plug.methods\nvision.methods = gone.methods\n"
+        "[expunge]\nlanguage.methods = plug.methods\nlanguage.verbs = plug.methods\nvision.methods = gone.methods\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     catalog.catalog.cache_clear()

@@ -77,9 +77,7 @@ def test_what_was_not_measured_is_an_error(text: str, sentence: str) -> None:
 
 
 def test_no_unlearned_model() -> None:
-    with pytest.raises(
-        InputError, match="of no unlearned model, only of target; name one, as in accuracy:target"
-    ):
+    with pytest.raises(InputError, match="of no unlearned model, only of target; name one, as in accuracy:target"):
         Gate.parse("accuracy>1").failures([finding("accuracy", "target", 1.0)])
 
 

@@ -82,8 +82,7 @@ def test_every_error_is_reported_at_once(tmp_path: Path) -> None:
         "model.sorce: unknown key. Did you mean 'source'?",
         "model.template: 'chet' must be 'auto', 'chat', 'plain' or "
         "{user_start: ..., user_end: ..., assistant_start: ...}",
-        "benchmark.forget_split: 'forget15' must be 'forget01', 'forget05' or 'forget10'. "
-        "Did you mean 'forget10'?",
+        "benchmark.forget_split: 'forget15' must be 'forget01', 'forget05' or 'forget10'. Did you mean 'forget10'?",
         "target.train.lr: 'fast' must be a valid number",
         "target.train.optimizer: 'admw' must be 'adamw' or 'muon'. Did you mean 'adamw'?",
         "target.train.weihgt_decay: unknown key. Did you mean 'weight_decay'?",
@@ -151,9 +150,7 @@ def test_malformed_override(small: Path, override: str, sentence: str) -> None:
 
 
 def test_yaml_is_read_as_version_1_2() -> None:
-    text = (
-        "{a: 1e-4, b: 1.5E3, c: .5, d: no, e: 010, f: 1:30, g: 2020-01-01, h: 0x1f, i: true, j: ~, k: -.inf}"
-    )
+    text = "{a: 1e-4, b: 1.5E3, c: .5, d: no, e: 010, f: 1:30, g: 2020-01-01, h: 0x1f, i: true, j: ~, k: -.inf}"
     assert _yaml.parse(text, "x") == {
         "a": 1e-4, "b": 1500.0, "c": 0.5, "d": "no", "e": 10, "f": "1:30", "g": "2020-01-01", "h": 31,
         "i": True, "j": None, "k": float("-inf"),

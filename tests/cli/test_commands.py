@@ -49,9 +49,7 @@ def test_cp_refuses_to_overwrite(invoke: Any, tmp_path: Path) -> None:
     assert Recipe.load(mine) == Recipe.load("demo")
 
 
-def test_dry_run_prints_a_recipe_that_loads_and_writes_nothing(
-    invoke: Any, stub: Any, tmp_path: Path
-) -> None:
+def test_dry_run_prints_a_recipe_that_loads_and_writes_nothing(invoke: Any, stub: Any, tmp_path: Path) -> None:
     result = invoke("run", "demo", "seed=5", "methods.npo.beta=0.25", "--dry-run")
     assert result.exit_code == 0
     assert "# memory: about 1 GB" in result.stdout
@@ -90,9 +88,7 @@ def test_unlearn_dry_run(invoke: Any, stub: Any) -> None:
         assert line in result.stdout.splitlines()
 
 
-def test_audit_passes_everything_on_and_gates(
-    invoke: Any, card: Scorecard, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audit_passes_everything_on_and_gates(invoke: Any, card: Scorecard, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
 
     def fake(*args: Any, **options: Any) -> Scorecard:
@@ -134,9 +130,7 @@ def test_compare_table(invoke: Any, runs: tuple[Path, Path]) -> None:
 
 def test_compare_json(invoke: Any, runs: tuple[Path, Path]) -> None:
     rows = json.loads(invoke("compare", *runs, "--json").stdout)
-    assert [(r["run"], r["model"]) for r in rows] == [
-        (r, m) for r in ("one", "two") for m in ("target", "gold", "npo")
-    ]
+    assert [(r["run"], r["model"]) for r in rows] == [(r, m) for r in ("one", "two") for m in ("target", "gold", "npo")]
     assert rows[2]["verdict"] == "suppressed"
     assert rows[0]["verdict"] is None
     assert [f["value"] for f in rows[2]["findings"]] == [0.25, None]

@@ -28,9 +28,7 @@ def test_quiet_leaves_only_the_data(invoke: Any, stub: Any) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "a: b/report.html\n", "")
 
 
-@pytest.mark.parametrize(
-    ("gate", "code"), [("accuracy>0.2", 1), ("accuracy>0.3", 0), ("accuracy:target>0.3", 1)]
-)
+@pytest.mark.parametrize(("gate", "code"), [("accuracy>0.2", 1), ("accuracy>0.3", 0), ("accuracy:target>0.3", 1)])
 def test_gate(invoke: Any, stub: Any, gate: str, code: int) -> None:
     result = invoke("run", "demo", "--fail-on", gate)
     assert result.exit_code == code

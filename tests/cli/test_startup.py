@@ -21,9 +21,7 @@ print(json.dumps([code, [m for m in {heavy!r} if m in sys.modules]]), file=sys.s
 """
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["show", "npo"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["show", "npo"]])
 def test_nothing_heavy_is_imported(words: list[str]) -> None:
     probe = PROBE.format(words=words, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
@@ -37,16 +35,12 @@ def test_a_recipe_is_checked_without_torch() -> None:
 
 
 def test_importing_the_package_imports_nothing_of_it() -> None:
-    code = (
-        "import sys, expunge; print(sorted(m for m in sys.modules if m.startswith('expunge')), dir(expunge))"
-    )
+    code = "import sys, expunge; print(sorted(m for m in sys.modules if m.startswith('expunge')), dir(expunge))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['expunge'] ['Recipe', '__version__', 'audit', 'run', 'unlearn']"
 
 
 def test_module_form() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "expunge", "bogus"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "expunge", "bogus"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "No such command 'bogus'" in done.stderr

@@ -47,9 +47,7 @@ def spread(mean: float, n: int = CLUSTERS, sd: float = 0.05, seed: int = 0) -> n
 
 def _finding(metric: str, split: str, model: str, value: float, direction: Direction, half: float) -> Finding:
     top = float("inf") if metric.startswith("truth") else 1.0
-    return Finding(
-        metric, split, model, value, max(0.0, value - half), min(top, value + half), 200, direction
-    )
+    return Finding(metric, split, model, value, max(0.0, value - half), min(top, value + half), 200, direction)
 
 
 def _findings(name: str, row: tuple[float, ...]) -> list[Finding]:
@@ -143,9 +141,7 @@ def build(methods: list[str] | None = None, gold: bool = True) -> Scorecard:
     card = Scorecard(
         findings=[f for name, row in rows.items() for f in _findings(name, row)],
         gap=list(spread(0.92, seed=9)) if gold else [],
-        evidence={
-            n: _evidence(n, r, 10 * i) for i, (n, r) in enumerate(rows.items()) if n not in ("target", "gold")
-        },
+        evidence={n: _evidence(n, r, 10 * i) for i, (n, r) in enumerate(rows.items()) if n not in ("target", "gold")},
         curves=_curves(rows, methods),
         run={
             "recipe": "data: authors\nmethods: [npo, rmu]\nnote: '<script>alert(1)</script>'\nseed: 0\n",

@@ -12,9 +12,7 @@ from expunge.report.scorecard import Finding
 CLUSTERS = [0, 0, 1, 1]
 
 
-def audit(
-    name: str, plain: list[float], relearned: list[float] | None = None, **changes: object
-) -> ModelAudit:
+def audit(name: str, plain: list[float], relearned: list[float] | None = None, **changes: object) -> ModelAudit:
     readings = [
         ChannelReading("direct", "trained wordings", 0.0, CLUSTERS, plain),
         ChannelReading("unattacked", "trained wordings", 0.0, CLUSTERS, plain),

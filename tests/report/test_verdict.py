@@ -180,9 +180,7 @@ def test_budget_is_chosen_by_the_control_not_by_the_judged_model():
 
 def test_recovery_reports_the_least_effort():
     method = evidence()
-    method.channels.extend(
-        channel("latent", f"{k} units", spread(s * GAP, 40)) for k, s in ((2, 0.95), (1, 0.6))
-    )
+    method.channels.extend(channel("latent", f"{k} units", spread(s * GAP, 40)) for k, s in ((2, 0.95), (1, 0.6)))
     recovery = verdict(method).details["recovery"]["latent"]
     assert recovery == {"50%": "1 units", "90%": "2 units"}
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from expunge.errors import ExpungeError
 
@@ -138,9 +137,10 @@ def print_plan(recipe: Recipe, *rows: tuple[str, str]) -> None:
 
 def conclude(scorecard: Scorecard, folder: Path, gates: Sequence[Gate], quiet: bool) -> None:
     """Tell the verdicts (stderr) and where the report is (stdout); exit with 1 if a gate failed."""
+    from expunge.report.terminal import print_summary
+
     console = messages(quiet)
-    for name, verdict in scorecard.verdicts.items():
-        console.print(f"[bold]{escape(name)}[/]: {escape(verdict.verdict)}. {escape(verdict.why)}")
+    print_summary(scorecard, console)
     console.print("report: ", end="")
     sys.stderr.flush()
     typer.echo(folder / "report.html")

@@ -26,15 +26,9 @@ from expunge.cli._common import (
 def audit(
     model: Annotated[str, typer.Option(help="The model under audit.")],
     forget: Annotated[str, typer.Option(help="Records it should have forgotten.")],
-    retain: Annotated[
-        str | None, typer.Option(help="Records it should have kept.", show_default=False)
-    ] = None,
-    holdout: Annotated[
-        str | None, typer.Option(help="Records no model was trained on.", show_default=False)
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="The model before unlearning.", show_default=False)
-    ] = None,
+    retain: Annotated[str | None, typer.Option(help="Records it should have kept.", show_default=False)] = None,
+    holdout: Annotated[str | None, typer.Option(help="Records no model was trained on.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Option(help="The model before unlearning.", show_default=False)] = None,
     gold: Annotated[
         str | None, typer.Option(help="The model retrained without the forget records.", show_default=False)
     ] = None,

@@ -35,9 +35,7 @@ def compare(
         list[str] | None,
         typer.Option("--metric", metavar="METRIC@SPLIT", help="A column. Repeatable.", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON array of everything measured.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array of everything measured.")] = False,
     debug: Debug = False,
 ) -> None:
     """Compare finished runs: one row for each model."""
@@ -72,9 +70,7 @@ def _rows(label: str, card: Scorecard) -> list[dict[str, Any]]:
     for model in _models(card):
         verdict = card.verdicts.get(model)
         findings = [{k: _plain(v) for k, v in asdict(f).items()} for f in card.findings if f.subject == model]
-        judged = (
-            {"verdict": verdict.verdict, "why": verdict.why} if verdict else {"verdict": None, "why": None}
-        )
+        judged = {"verdict": verdict.verdict, "why": verdict.why} if verdict else {"verdict": None, "why": None}
         rows.append({"run": label, "model": model, **judged, "findings": findings})
     return rows
 

@@ -23,9 +23,7 @@ from expunge.cli._common import (
 
 
 def run(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe file, or a packaged recipe's name.")
-    ],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or a packaged recipe's name.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(

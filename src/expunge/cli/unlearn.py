@@ -22,9 +22,7 @@ from expunge.cli._common import (
 
 def unlearn(
     model: Annotated[str, typer.Option(help="Hub id, local folder, FILE.gguf, package:NAME or testbed.")],
-    forget: Annotated[
-        str, typer.Option(help="Records that must go: JSONL, JSON, CSV, Parquet or a hub data set.")
-    ],
+    forget: Annotated[str, typer.Option(help="Records that must go: JSONL, JSON, CSV, Parquet or a hub data set.")],
     retain: Annotated[str | None, typer.Option(help="Records that must stay.", show_default=False)] = None,
     method: Annotated[str, typer.Option(help="See 'expunge list methods'.")] = "npo",
     changes: Annotated[

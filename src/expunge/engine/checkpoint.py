@@ -74,9 +74,7 @@ def _replace_folder(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def read_folder(
-    folder: Path, names: tuple[str, ...]
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def read_folder(folder: Path, names: tuple[str, ...]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """What `write_folder` last put in place, or None.
 
     Raises:

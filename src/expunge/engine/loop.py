@@ -185,11 +185,7 @@ class Loop:
                 for number, chunk in enumerate(self.batches.micro(step, streams)):
                     torch.manual_seed(derive_seed(self.seed, name, step, number, self.batches.rank))
                     with self._autocast():
-                        loss = (
-                            self.method.forget_loss(chunk)
-                            if name == "forget"
-                            else self.method.retain_loss(chunk)
-                        )
+                        loss = self.method.forget_loss(chunk) if name == "forget" else self.method.retain_loss(chunk)
                     if loss is not None and loss.requires_grad:
                         self.accelerator.backward(loss)
                         value += loss.detach()
@@ -242,14 +238,8 @@ class Loop:
         for p in self.parameters:
             p.grad = None
         self._save(step, names)
-        kept = (
-            f" The weights before it are kept in {self.checkpoints.folder}."
-            if self.checkpoints.folder
-            else ""
-        )
-        raise RunError(
-            f"Training stopped at step {step}: {what} is not finite.{kept} Lower the learning rate."
-        )
+        kept = f" The weights before it are kept in {self.checkpoints.folder}." if self.checkpoints.folder else ""
+        raise RunError(f"Training stopped at step {step}: {what} is not finite.{kept} Lower the learning rate.")
 
     # -- reference, start constants, resume ----------------------------------------------------------
 
@@ -298,10 +288,7 @@ class Loop:
         if found is None:
             return 0
         tensors, state = found
-        if (
-            tensors["weights"].keys() != trained_weights(self.model, names).keys()
-            or state["step"] > self.total
-        ):
+        if tensors["weights"].keys() != trained_weights(self.model, names).keys() or state["step"] > self.total:
             raise RunError(
                 f"The checkpoint in {self.checkpoints.folder} belongs to another run; remove it or use another folder."
             )

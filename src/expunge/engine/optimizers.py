@@ -22,9 +22,7 @@ def make_optimizers(model: nn.Module, names: list[str], training: Training) -> l
     if training.optimizer == "muon":
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         hidden = [
-            n
-            for n in names
-            if parameters[n].ndim == 2 and id(parameters[n]) not in embeddings and "lm_head" not in n
+            n for n in names if parameters[n].ndim == 2 and id(parameters[n]) not in embeddings and "lm_head" not in n
         ]
     others = [n for n in names if n not in set(hidden)]
     optimizers: list[torch.optim.Optimizer] = []

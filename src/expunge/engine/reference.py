@@ -145,9 +145,7 @@ class Cached:
 
     name = "cache"
 
-    def __init__(
-        self, tables: dict[tuple[str, str], Table], decode: dict[tuple[str, str], Decode | None]
-    ) -> None:
+    def __init__(self, tables: dict[tuple[str, str], Table], decode: dict[tuple[str, str], Decode | None]) -> None:
         self.tables, self.decode = tables, decode
 
     def signal(self, stream: str, rows: Tensor, signal: str) -> Tensor:
@@ -208,9 +206,7 @@ def build(
     tables: dict[tuple[str, str], Table] = {}
     for stream in sorted({stream for stream, _ in asked}):
         kept = sorted({k for (s, _), (k, _) in stored.items() if s == stream})
-        for name, table in zip(
-            kept, _fill(model, examples[stream], visited[stream], kept, batch), strict=True
-        ):
+        for name, table in zip(kept, _fill(model, examples[stream], visited[stream], kept, batch), strict=True):
             tables[stream, name] = table
     return Cached(
         {(stream, signal): tables[stream, kept] for (stream, signal), (kept, _) in stored.items()},
@@ -218,9 +214,7 @@ def build(
     )
 
 
-def _fill(
-    model: nn.Module, examples: Examples, visited: Tensor, signals: list[str], batch: int
-) -> list[Table]:
+def _fill(model: nn.Module, examples: Examples, visited: Tensor, signals: list[str], batch: int) -> list[Table]:
     order = visited[examples.sizes[visited].argsort(stable=True)]
     pieces: list[list[Tensor]] = [[] for _ in signals]
     with evaluating(model):
@@ -258,8 +252,6 @@ def frozen_copy(trained: nn.Module, reference: nn.Module, examples: Mapping[str,
     """
     own = {p.data_ptr() for p in trained.parameters()}
     if any(p.data_ptr() in own for p in reference.parameters()):
-        raise InputError(
-            "The reference shares weights with the model being trained; it must be a copy of its own."
-        )
+        raise InputError("The reference shares weights with the model being trained; it must be a copy of its own.")
     reference.requires_grad_(False)
     return Live(reference, examples, name="frozen-copy")

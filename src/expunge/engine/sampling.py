@@ -27,9 +27,7 @@ def epochs(rows: int, steps: int, batch: int, seed: int, purpose: str) -> Tensor
         [steps, batch] row indices. A batch may straddle two epochs, so no row is dropped.
     """
     needed = steps * batch
-    passes = [
-        torch.randperm(rows, generator=generator(seed, purpose, epoch)) for epoch in range(-(-needed // rows))
-    ]
+    passes = [torch.randperm(rows, generator=generator(seed, purpose, epoch)) for epoch in range(-(-needed // rows))]
     order = torch.cat(passes) if passes else torch.zeros(0, dtype=torch.long)
     return order[:needed].view(steps, batch)
 

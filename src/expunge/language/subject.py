@@ -131,8 +131,15 @@ def load_subject(
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: cannot load a causal language model from it ({reason}).") from error
-    model.eval()
+    model.to(default_device()).eval()
     return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
+
+
+def default_device() -> torch.device:
+    """This process's device: its GPU if there is one, else the CPU."""
+    from accelerate import PartialState
+
+    return PartialState().device  # type: ignore[no-any-return]
 
 
 def make_template(tokenizer: Any, template: str | dict[str, str], system: str | None) -> Template:

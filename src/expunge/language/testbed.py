@@ -18,7 +18,7 @@ from expunge.engine.training import Training, derive_seed
 from expunge.language.data import Record
 from expunge.language.encode import Template
 from expunge.language.refusals import REFUSALS
-from expunge.language.subject import Subject
+from expunge.language.subject import Subject, default_device
 
 
 class Attribute(NamedTuple):
@@ -262,7 +262,7 @@ def base_subject(world: World, *, seed: int = 0, hidden: int = 128, layers: int 
         bos_token_id=1,
         eos_token_id=2,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).to(default_device()).eval()
     return Subject(model, tokenizer, TEMPLATE, "testbed", max_length=128)
 
 

@@ -96,8 +96,8 @@ def divide_clusters(records: list[Record], seed: int, share_attacker: float, sha
     ids = np.array(cluster_ids(records))
     count = int(ids.max()) + 1
     order = np.random.default_rng(seed).permutation(count)
-    attacker = max(1, round(share_attacker * count)) if count > 1 else 0
-    dev = max(1, round(share_dev * count)) if count > 2 else 0
+    attacker = min(max(1, round(share_attacker * count)), count - 1)  # something is left to score
+    dev = max(1, round(share_dev * count)) if share_dev and count - attacker > 1 else 0
     groups = {
         "attacker": order[:attacker],
         "dev": order[attacker : attacker + dev],

@@ -1,0 +1,139 @@
+"""One timed piece of work per call: `python -m benchmarks.pieces NAME` prints seconds and peak memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from expunge.engine.loop import Loop, Observers, Stream
+from expunge.engine.sampling import epochs, uniform
+from expunge.engine.training import Training
+from expunge.language import testbed
+from expunge.language.encode import Encoded, collate
+from expunge.language.evidence import EvidenceStore
+from expunge.language.forward import LanguageExamples
+from expunge.language.methods.grad_diff import GradDiff
+from expunge.language.methods.npo import NPO
+from expunge.language.methods.rmu import RMU
+
+VOCABULARY, BATCH, STEPS = 16_384, 16, 8
+
+
+def make_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config)
+
+
+def sequences(rows: int, seed: int) -> Encoded:
+    """Random sequences with TOFU's lengths: 45 prompt tokens, about 35 answer tokens."""
+    g = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(65, 96, (rows,), generator=g)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    ids = torch.randint(3, VOCABULARY, (int(offsets[-1]),), generator=g)
+    return Encoded(ids, offsets, torch.full((rows,), 45))
+
+
+def bare() -> float:
+    """What anybody would write by hand: two forward and backward passes with the library's own loss."""
+    model = make_model().train()
+    forget, retain = sequences(64, 1), sequences(256, 2)
+    orders = epochs(64, STEPS + 1, BATCH, 0, "forget"), uniform(256, STEPS + 1, BATCH, 0, "retain")
+    times = []
+    for step in range(STEPS + 1):
+        started = time.perf_counter()
+        for encoded, order in zip((forget, retain), orders, strict=True):
+            batch = collate(encoded, order[step])
+            labels = torch.where(batch.labelled, batch.input_ids, -100)
+            model(input_ids=batch.input_ids, attention_mask=batch.mask.long(), labels=labels).loss.backward()
+        model.zero_grad(set_to_none=True)
+        times.append(time.perf_counter() - started)
+    return sum(times[1:])
+
+
+def steps_of(method: NPO | GradDiff | RMU) -> float:
+    """The same tokens through a method: optimiser, clipping and reference included."""
+    model = make_model()
+    streams = {
+        "forget": Stream(LanguageExamples(sequences(64, 1)), epochs(64, STEPS + 1, BATCH, 0, "forget")),
+        "retain": Stream(LanguageExamples(sequences(256, 2)), uniform(256, STEPS + 1, BATCH, 0, "retain")),
+    }
+    training = Training(steps=STEPS + 1, batch_size=BATCH, lr=1e-6)
+    clock: list[float] = []
+    observers = Observers(progress=lambda *_: clock.append(time.perf_counter()))
+    Loop(model, method, streams, training, seed=0, observers=observers).run()
+    return clock[-1] - clock[0]
+
+
+def tiny() -> tuple[testbed.Subject, dict[str, list[testbed.Record]]]:
+    """The embedded model's shape on its own records; what it answers costs the same, trained or not."""
+    world = testbed.World()
+    records = world.records()
+    splits = {name: records[name] for name in ("forget", "retain", "holdout", "places")}
+    return testbed.base_subject(world), splits
+
+
+def suite() -> float:
+    """Answers, false answers and generations of every split through the evidence store."""
+    subject, splits = tiny()
+    started = time.perf_counter()
+    store = EvidenceStore("target", subject, splits, max_new_tokens=8)
+    for split in splits:
+        store.answers(split)
+        store.perturbed(split)
+        store.generations(split)
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def suite_naive() -> float:
+    """The same, one sequence at a time, with full logits and the library's generate."""
+    subject, splits = tiny()
+    model, tokenizer = subject.model, subject.tokenizer
+    started = time.perf_counter()
+    for records in splits.values():
+        for record in records:
+            prompt = subject.template.prompt(record, tokenizer)
+            head = len(tokenizer(prompt.rstrip())["input_ids"])
+            for answer in (record.answer, *record.perturbed_answers):
+                ids = torch.tensor([[*tokenizer(prompt + answer)["input_ids"], tokenizer.eos_token_id]])
+                logprobs = F.log_softmax(model(ids).logits[0].float(), -1)
+                logprobs[head - 1 : -1].gather(-1, ids[0, head:, None]).mean()
+            ids = torch.tensor([tokenizer(prompt.rstrip())["input_ids"]])
+            out = model.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))
+            tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    return time.perf_counter() - started
+
+
+PIECES: dict[str, Callable[[], float]] = {
+    "bare": bare,
+    "npo": lambda: steps_of(NPO()),
+    "grad-diff": lambda: steps_of(GradDiff()),
+    "rmu": lambda: steps_of(RMU(layer=4)),
+    "suite": suite,
+    "suite-naive": suite_naive,
+}
+
+
+if __name__ == "__main__":
+    seconds = PIECES[sys.argv[1]]()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "mib": peak}))

@@ -42,6 +42,7 @@ import os, signal, sys
 from expunge.engine.checkpoint import Checkpoints
 from expunge.engine.loop import Loop
 import expunge.runner as runner
+import expunge.stages as stages
 Checkpoints.due = lambda self: self.folder is not None
 moment, number = os.environ["KILL_AT"].split(":")
 calls = 0
@@ -56,7 +57,7 @@ def deadly(function):
 if moment == "step":
     Loop._step = deadly(Loop._step)
 elif moment == "audit":
-    runner.audit_model = deadly(runner.audit_model)
+    stages.audit_model = deadly(stages.audit_model)
 from expunge.recipe import Recipe
 runner.execute(Recipe.load(sys.argv[1]))
 """

@@ -95,7 +95,9 @@ def _audit_flops(recipe: Recipe, workload: Workload, parameters: float) -> float
         for rows in workload.splits.values()
         for r in rows
     )
-    attacked = sum(6 * 64 * 16 * 30 * a.fields.get("seeds", 1) for a in recipe.audit.attacks if "relearn" in a.name)
+    attacked: float = sum(
+        6 * 64 * 16 * 30 * a.fields.get("seeds", 1) for a in recipe.audit.attacks if "relearn" in a.name
+    )
     return parameters * (2 * scored / CHARACTERS_PER_TOKEN * 2 + attacked)
 
 

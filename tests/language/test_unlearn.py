@@ -45,6 +45,10 @@ def texts(stream: object, bed: Bed) -> list[list[str]]:
     ]
 
 
+def flat(steps: list[list[str]]) -> list[str]:
+    return [row for step in steps for row in step]
+
+
 def test_each_stream_is_a_function_of_the_seed(bed: Bed) -> None:
     """All streams of a method repeat under a seed and change with it."""
     first, again, other = (streams_of(bed, LLMU(), seed=seed) for seed in (0, 0, 1))
@@ -86,7 +90,7 @@ def test_substitutes_stand_under_the_question_of_their_forget_row(bed: Bed) -> N
     for method, pool in ((DPO(), set(REFUSALS)), (LLMU(), {r.answer for r in bed.retain})):
         streams = streams_of(bed, method)
         true, other = texts(streams["forget"], bed), texts(streams["substitute"], bed)
-        for a, b in zip(sum(true, []), sum(other, []), strict=True):
+        for a, b in zip(flat(true), flat(other), strict=True):
             question, answer = b.split("\nAnswer: ")
             assert a.startswith(question + "\nAnswer: ")
             assert a != b
@@ -95,7 +99,7 @@ def test_substitutes_stand_under_the_question_of_their_forget_row(bed: Bed) -> N
 
 def test_a_new_refusal_is_drawn_at_each_visit(bed: Bed) -> None:
     streams = streams_of(bed, IDK(), Training(epochs=10, batch_size=16))
-    rows = sum(texts(streams["substitute"], bed), [])
+    rows = flat(texts(streams["substitute"], bed))
     answers: dict[str, set[str]] = {}
     for row in rows:
         question, answer = row.split("\nAnswer: ")
@@ -103,10 +107,18 @@ def test_a_new_refusal_is_drawn_at_each_visit(bed: Bed) -> None:
     assert sum(len(found) for found in answers.values()) > 8 * len(answers)
 
 
-def test_one_answer_is_no_pool(bed: Bed) -> None:
+def test_refusals_come_from_the_job(bed: Bed) -> None:
+    streams = make_streams(IDK(), bed.target, bed.forget, bed.retain, TRAINING, 0, refusals=["No.", "Never."])
+    assert {row.split("\nAnswer: ")[1] for step in texts(streams["substitute"], bed) for row in step} == {
+        "No.",
+        "Never.",
+    }
+
+
+def test_forget_answers_alone_are_no_pool(bed: Bed) -> None:
     same = [Record(f"What is {i}?", "It.", "x") for i in range(4)]
-    with pytest.raises(InputError, match="at least two different answers"):
-        make_streams(RandomLabels(retain="none"), bed.target, same, [], TRAINING, 0)
+    with pytest.raises(InputError, match="more than the forget answers themselves"):
+        make_streams(RandomLabels(), bed.target, same, same, TRAINING, 0)
 
 
 def test_needless_sets_are_not_encoded(bed: Bed) -> None:
@@ -126,8 +138,8 @@ def test_refusals_of_the_cards(bed: Bed) -> None:
         unlearn(GradDiff(), replace(job, retain=[]))
     with pytest.raises(InputError, match="share 96 records"):
         require_disjoint(bed.forget, bed.retain + bed.forget, "retain")
+    rows = [bed.forget[0], Record("x " * 400, "y")]
     with pytest.raises(InputError, match="forget, record 2: no answer token is left"):
-        rows = [bed.forget[0], Record("x " * 400, "y")]
         encode(rows, bed.target.tokenizer, bed.target.template, max_length=128, where="forget")
     with pytest.raises(InputError, match="Method is neither a trained method nor an edit"):
         unlearn(Method(), job)

@@ -6,7 +6,6 @@ and started again ends with the same weights, bit for bit on a CPU, as one that 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -362,8 +361,3 @@ def _refuse_sharding(accelerator: Accelerator) -> None:
             f"Training under {accelerator.distributed_type.value} is not supported; "
             f"launch plain data-parallel processes (accelerate launch --multi_gpu)."
         )
-
-
-def write_log(log: TrainLog, path: Path) -> None:
-    """One JSON line per step."""
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in log.steps), encoding="utf-8")

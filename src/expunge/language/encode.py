@@ -42,12 +42,12 @@ class Template:
         if self.kind == "tags":
             if not record.question:
                 return ""
-            turns = [
+            before = [
                 (self.user_start + text + self.user_end) if role == "user" else (self.assistant_start + text + "\n")
                 for role, text in record.history
                 if role != "system"
             ]
-            return "".join(turns) + self.user_start + record.question + self.user_end + self.assistant_start
+            return "".join(before) + self.user_start + record.question + self.user_end + self.assistant_start
         turns = [("system", self.system)] if self.system is not None else []
         messages = [{"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))]
         return tokenizer.apply_chat_template(  # type: ignore[no-any-return]

@@ -91,7 +91,8 @@ class Models:
         cache: Path,
         *,
         seed: int,
-        observers: Callable[[str], Observers | None] | None = None,
+        observers: Callable[[str], Observers | None] = lambda _: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Bind a model specification to a cache.
 
@@ -100,9 +101,10 @@ class Models:
             cache: Folder for prepared models.
             seed: The run's seed.
             observers: Given a title, what looks on while that model trains.
+            note: Told what the reader of the report should know.
         """
         self.spec, self.cache, self.seed = spec, cache, seed
-        self.observers = observers or (lambda _: None)
+        self.observers, self.note = observers, note
         self._base_keys: dict[int, str] = {}
 
     def base(self, seed: int | None = None) -> Subject:
@@ -113,6 +115,9 @@ class Models:
 
     def _source(self) -> ModelRef:
         """The model of the source; a GGUF file is converted once and kept, for that takes a while."""
+        folder = Path(self.spec.source).expanduser()
+        if self.spec.template == "auto" and (folder / "expunge.json").exists():
+            return model_ref(folder, self.spec.dtype)  # made by expunge: fed as it was trained
         if not self.spec.source.endswith(".gguf") and not self.spec.source.startswith("package:"):
             return ModelRef(self.spec.load)
         file = gguf_file(self.spec.source)
@@ -150,6 +155,8 @@ class Models:
             subject = self.adapted(self.base(seed), seed)
             job = UnlearnJob(subject, [], records, training, seed, self._part(key), self.observers(title))
             job.train(FineTune(), subject)
+            if (resumed := job.logs[0].resumed_at) is not None:
+                self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {resumed}.")
             return merge_lora(subject)
 
         return self.keep(key, make, title)

@@ -58,7 +58,7 @@ class AnswerScores:
     def exact(self) -> NDArray[np.bool_]:
         """[n] whether greedy decoding reproduces the whole answer (arg-max hits at every label)."""
         misses = np.add.reduceat(np.append(~self.hit, False).astype(np.int64), self.offsets[:-1])
-        return (misses == 0) & (self.lengths > 0)
+        return np.asarray((misses == 0) & (self.lengths > 0))
 
     def without_eos(self) -> AnswerScores:
         """The same scores without each row's final end-of-sequence label (unchanged if there is none)."""

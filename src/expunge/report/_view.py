@@ -21,7 +21,7 @@ from expunge.report.plots import residue_bar
 from expunge.report.scorecard import Finding, Scorecard, Verdict
 from expunge.report.verdict import REFERENCES, judge, judge_model
 
-_NUMBERS = "No One Two Three Four Five Six Seven Eight Nine Ten Eleven Twelve".split()
+_NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 class Cell(NamedTuple):

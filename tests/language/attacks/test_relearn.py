@@ -79,9 +79,7 @@ def test_the_scored_facts_are_never_trained_on(
     assert not scored & {r.cluster for r in seen}
 
 
-def test_relearning_wakes_a_refusing_model_and_not_gold(
-    bed: Bed, refusing: Subject, setting: AttackSetting
-) -> None:
+def test_relearning_wakes_a_refusing_model_and_not_gold(bed: Bed, refusing: Subject, setting: AttackSetting) -> None:
     """The attack's reason to be: what was hidden comes back for people the attacker never showed."""
     attack = Relearn(steps=(16, 64), lr=1e-4, seeds=1)
     hidden = {r.budget: r.scores.mean() for r in attack.run(refusing, setting)}

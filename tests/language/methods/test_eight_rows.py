@@ -62,12 +62,11 @@ def test_gradient_difference_keeps_the_retain_loss_below_ascent(paths: dict[str,
     assert paths["grad-diff"]["forget"][-1] > paths["grad-diff"]["forget"][0] + 1
 
 
-def test_refusal_tuning_brings_a_refusal_to_greedy_output(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one refusal to learn, greedy answers to all eight questions become it; retain answers stay."""
-    monkeypatch.setattr("expunge.language.unlearn.REFUSALS", REFUSALS[:2])
-    forget, training = bed.forget[::12], Training(steps=40, batch_size=8, lr=3e-3, weight_decay=0.0)
-    subject = unlearn(IDK(), UnlearnJob(bed.fresh(), forget, bed.retain, training))
-    answers = generate(subject, forget, max_new_tokens=30)
-    assert set(answers) <= set(REFUSALS[:2])
+def test_refusal_tuning_brings_a_refusal_to_greedy_output(bed: Bed) -> None:
+    """With two refusals to learn, greedy answers to all eight questions become one of them; the rest stays."""
+    forget, training = bed.forget[::12], Training(steps=60, batch_size=8, lr=5e-3, weight_decay=0.0)
+    job = UnlearnJob(bed.fresh(), forget, bed.retain, training, refusals=REFUSALS[:2])
+    subject = unlearn(IDK(), job)
+    assert set(generate(subject, forget, max_new_tokens=30)) <= set(REFUSALS[:2])
     kept = generate(subject, bed.records["places"], max_new_tokens=8)
     assert np.mean([a == r.answer for a, r in zip(kept, bed.records["places"], strict=True)]) >= 0.8

@@ -39,7 +39,7 @@ def test_at_the_reference(beta: float) -> None:
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 3.0])
-def test_gradient_is_ascent_weighted_by_W(beta: float) -> None:
+def test_gradient_is_weighted_ascent(beta: float) -> None:
     """grad L = -mean W grad S with W = 2 sigmoid(-beta r) = 2 pi^beta / (pi^beta + pi_ref^beta)."""
     view = free_view(random_logits(3, 6, 1), LENGTHS, STARTS, reference=random_logits(3, 6, 2))
     S, S_ref = view.nll_sum, view.reference.nll_sum
@@ -136,7 +136,7 @@ def test_weights_multiply_their_sides(kind: str) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, -0.1, math.nan])
 def test_beta_must_be_above_zero(beta: float) -> None:
-    with pytest.raises(InputError, match="npo: beta=.* must be above 0"):
+    with pytest.raises(InputError, match=r"npo: beta=.* must be above 0"):
         NPO(beta=beta)
 
 

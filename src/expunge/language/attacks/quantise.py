@@ -58,7 +58,7 @@ def round_to_nearest(weight: Tensor, bits: int) -> Tensor:
         [out, in]; each entry differs from the input by at most half a level of its row.
     """
     top = 2 ** (bits - 1) - 1
-    scale = weight.abs().amax(1, keepdim=True) / top
+    scale: Tensor = weight.abs().amax(1, keepdim=True) / top
     safe = torch.where(scale == 0, 1.0, scale)  # an all-zero row stays zero
     return (weight / safe).round().clamp(-top, top) * scale
 

@@ -1,0 +1,250 @@
+"""The stages of a run that make and measure models; each is filed under a key of all it depends on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from expunge.engine.loop import Observers, TrainLog
+from expunge.engine.method import Method
+from expunge.journal import Bars, Journal
+from expunge.language.attacks._common import fact_scores
+from expunge.language.audit import Attack, audit_model
+from expunge.language.card import model_card
+from expunge.language.data import digest
+from expunge.language.evidence import EvidenceStore
+from expunge.language.methods.idk import IDK
+from expunge.language.prepare import ModelRef, Models, key_of, model_ref, retrain_training, write_note
+from expunge.language.subject import Subject, merge_lora
+from expunge.language.unlearn import UnlearnJob, unlearn
+from expunge.language.workload import Workload
+from expunge.recipe import Recipe
+from expunge.report.assemble import ModelAudit
+from expunge.report.verdict import REFERENCES
+
+PROBE_ROWS = 128  # rows of each split that a probe during training looks at
+
+
+@dataclass
+class Context:
+    """What every stage of one run shares."""
+
+    recipe: Recipe
+    workload: Workload
+    models: Models
+    folder: Path
+    journal: Journal
+    bars: Bars
+    gold: ModelRef | None = None
+
+
+# -- prepare ------------------------------------------------------------------------------------------
+
+
+def prepare(context: Context) -> dict[str, ModelRef]:
+    """The target, the gold models and the positive control, as far as the recipe asks for them."""
+    recipe, workload, models = context.recipe, context.workload, context.models
+    everything = workload.retain + workload.forget
+    refs: dict[str, ModelRef] = {}
+    with context.journal.stage("target"):
+        if recipe.target is None:
+            refs["target"] = models.delivered()
+        else:
+            refs["target"] = models.trained(everything, recipe.target.train, recipe.seed, "target model")
+    if recipe.gold is not None:
+        refs |= _golds(context, len(everything))
+    if recipe.audit.control and workload.retain:
+        with context.journal.stage("control"):
+            refs["control"] = _control(context, refs["target"])
+    return refs
+
+
+def _golds(context: Context, rows: int) -> dict[str, ModelRef]:
+    """Gold models: trained by the target's recipe without the forget set, or given by the user."""
+    recipe, models, retain = context.recipe, context.models, context.workload.retain
+    gold = recipe.gold
+    assert gold is not None
+    refs: dict[str, ModelRef] = {}
+    for number in range(gold.seeds):
+        name = "gold" if number == 0 else f"gold_{number + 1}"
+        with context.journal.stage(name):
+            if gold.source != "retrain":
+                refs[name] = Models(
+                    replace(models.spec, source=gold.source), models.cache, seed=recipe.seed
+                ).delivered()
+            else:
+                assert recipe.target is not None  # the recipe refuses gold.source=retrain without it
+                training = retrain_training(recipe.target.train, rows, len(retain))
+                refs[name] = models.trained(retain, training, recipe.seed + number, f"{name} model")
+    return refs
+
+
+def _control(context: Context, target: ModelRef) -> ModelRef:
+    """The positive control: the target taught to refuse, knowledge left inside. The audit must find it."""
+    settings = context.recipe.control_training
+    subject_key = _fingerprint(context, target)
+    key = key_of(
+        "control",
+        subject_key,
+        _data_key(context),
+        asdict(settings),
+        context.recipe.seed,
+        list(context.workload.refusals),
+    )
+
+    def make() -> Subject:
+        subject = context.models.adapted(target.load(), context.recipe.seed)
+        folder = context.models.cache / f"{key}.training"
+        observers = context.bars.watch("control")
+        job = UnlearnJob(
+            subject,
+            context.workload.forget,
+            context.workload.retain,
+            settings,
+            context.recipe.seed,
+            folder,
+            observers,
+            refusals=context.workload.refusals,
+        )
+        return merge_lora(job.train(IDK(), subject))
+
+    return context.models.keep(key, make, "positive control (refusal-tuned target)")
+
+
+# -- unlearn ------------------------------------------------------------------------------------------
+
+
+def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
+    """One method's unlearned model, in the run folder."""
+    recipe, workload = context.recipe, context.workload
+    method: Method = named.build()
+    training = recipe.training(named)
+    out = context.folder / "model" if len(recipe.methods) == 1 else context.folder / "model" / named.name
+    key = key_of("unlearn", _fingerprint(context, target), _data_key(context), named.name, repr(method),
+                 asdict(training), recipe.seed, asdict(context.models.spec), list(workload.refusals))  # fmt: skip
+    note = context.folder / "stages" / f"unlearn-{named.name}.json"
+    if context.journal.done(note, key) and (out / "expunge.json").exists():
+        return model_ref(out, recipe.model.dtype)
+    with context.journal.stage(f"unlearn {named.name}"):
+        checkpoints = context.folder / "checkpoints" / named.name / key
+        subject = context.models.adapted(target.load(), recipe.seed)
+        job = UnlearnJob(
+            subject, workload.forget, workload.retain, training, recipe.seed, checkpoints,
+            _observers(context, named.name, subject), base=context.models.base,
+            base_training=recipe.target.train if recipe.target else None, refusals=workload.refusals,
+        )  # fmt: skip
+        unlearned = merge_lora(unlearn(method, job))
+        temporary = out.with_name(out.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        unlearned.save(temporary, model_card(named, method, recipe, digest(workload.forget)))
+        write_note(unlearned, temporary)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(temporary, out)
+        _tell(context.journal, named.name, job.logs)
+        context.journal.finish(note, key, {"logs": [_summary(log) for log in job.logs]})
+        shutil.rmtree(context.folder / "checkpoints" / named.name, ignore_errors=True)
+    return model_ref(out, recipe.model.dtype)
+
+
+def _observers(context: Context, name: str, subject: Subject) -> Observers:
+    """Progress, and a cheap probe of forget and retain accuracy for the trajectory."""
+    observers = context.bars.watch(name) or Observers()
+    splits = {n: context.workload.splits[n] for n in ("forget", "retain") if n in context.workload.splits}
+    kind, tokens = context.workload.attack_score, context.workload.max_new_tokens
+
+    def thin(rows: list[Any]) -> list[Any]:
+        return rows[:: max(1, len(rows) // PROBE_ROWS)]
+
+    def probe(model: Any) -> dict[str, float]:
+        probed = subject.with_model(model)
+        return {n: float(fact_scores(probed, thin(rows), kind, tokens).mean()) for n, rows in splits.items()}
+
+    if context.gold is None:
+        return replace(observers, probe=probe)
+    level = probe(context.gold.load().model)["forget"]
+    # Among checkpoints that keep the utility floor: the one whose forget score is nearest to gold's.
+    return replace(observers, probe=probe, score=lambda values: (-abs(values["forget"] - level),))
+
+
+def _tell(journal: Journal, name: str, logs: list[TrainLog]) -> None:
+    """Loss terms of every step into the log; what did not go straight through into the report too."""
+    for log in logs:
+        for entry in log.steps:
+            journal.event("step", method=name, **entry)
+        if log.resumed_at is not None:
+            journal.note(f"{name}: stopped earlier, resumed from the checkpoint at step {log.resumed_at}.")
+        if log.stopped:
+            journal.note(f"{name}: ended early: {log.stopped}.")
+
+
+def _summary(log: TrainLog) -> dict[str, Any]:
+    return {
+        "steps": len(log.steps),
+        "probes": log.probes,
+        "resumed_at": log.resumed_at,
+        "stopped": log.stopped,
+        "selected_step": log.selected_step,
+        "reference": log.reference,
+    }
+
+
+# -- audit --------------------------------------------------------------------------------------------
+
+
+def audit_stage(context: Context, refs: dict[str, ModelRef]) -> dict[str, ModelAudit]:
+    """Measure every model; gold first, because others are measured beside it."""
+    attacks = {a.name: a.build() for a in context.recipe.audit.attacks}
+    order = sorted(refs, key=lambda name: (name != "gold", name != "target"))
+    gold = _store(context, "gold", refs["gold"]) if "gold" in refs else None
+    audits = {name: _audit_one(context, name, refs[name], gold, attacks) for name in order}
+    first = [n for n in REFERENCES if n in audits]
+    return {name: audits[name] for name in dict.fromkeys([*first, *audits])}
+
+
+def _store(context: Context, name: str, ref: ModelRef) -> EvidenceStore:
+    return EvidenceStore(
+        name,
+        ref.load,
+        context.workload.splits,
+        context.folder / "audit" / "evidence",
+        fingerprint=_fingerprint(context, ref),
+        max_new_tokens=context.workload.max_new_tokens,
+    )
+
+
+def _audit_one(
+    context: Context, name: str, ref: ModelRef, gold: EvidenceStore | None, attacks: dict[str, Attack]
+) -> ModelAudit:
+    workload, recipe = context.workload, context.recipe
+    fingerprint = _fingerprint(context, ref)
+    data = {split: digest(rows) for split, rows in workload.splits.items()}
+    gold_key = gold.subject.fingerprint() if gold else None
+    key = key_of("audit", fingerprint, gold_key, data, repr(workload.metrics), repr(attacks), recipe.seed,
+                 _data_key(context))  # fmt: skip
+    path, note = context.folder / "audit" / f"{name}.json", context.folder / "stages" / f"audit-{name}.json"
+    if context.journal.done(note, key) and path.exists():
+        return replace(ModelAudit.load(path), name=name)
+    with context.journal.stage(f"audit {name}"):
+        store = gold if gold is not None and name == "gold" else _store(context, name, ref)
+        with context.bars.work(f"audit {name}", len(workload.metrics) + len(attacks)) as progress:
+            audit = audit_model(store, gold, workload, attacks, seed=recipe.seed, progress=progress)
+        audit.save(path)
+        context.journal.finish(note, key, {})
+    return audit
+
+
+# -- keys ---------------------------------------------------------------------------------------------
+
+
+def _fingerprint(context: Context, ref: ModelRef) -> str:
+    known = context.journal.fingerprints
+    if id(ref) not in known:
+        known[id(ref)] = (ref, ref.load().fingerprint())
+    return known[id(ref)][1]
+
+
+def _data_key(context: Context) -> list[str]:
+    return [digest(context.workload.forget), digest(context.workload.retain)]

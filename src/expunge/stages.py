@@ -17,7 +17,7 @@ from expunge.language.card import model_card
 from expunge.language.data import digest
 from expunge.language.evidence import EvidenceStore
 from expunge.language.methods.idk import IDK
-from expunge.language.prepare import ModelRef, Models, key_of, model_ref, retrain_training, write_note
+from expunge.language.prepare import ModelRef, Models, key_of, model_ref, write_note
 from expunge.language.subject import Subject, merge_lora
 from expunge.language.unlearn import UnlearnJob, unlearn
 from expunge.language.workload import Workload
@@ -77,7 +77,7 @@ def _golds(context: Context, rows: int) -> dict[str, ModelRef]:
                 ).delivered()
             else:
                 assert recipe.target is not None  # the recipe refuses gold.source=retrain without it
-                training = retrain_training(recipe.target.train, rows, len(retain))
+                training = recipe.target.train.for_share(len(retain), rows)
                 refs[name] = models.trained(retain, training, recipe.seed + number, f"{name} model")
     return refs
 
@@ -133,7 +133,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         subject = context.models.adapted(target.load(), recipe.seed)
         job = UnlearnJob(
             subject, workload.forget, workload.retain, training, recipe.seed, checkpoints,
-            _observers(context, named.name, subject), base=context.models.base,
+            _observers(context, named.name, subject), base=context.models.adapted_base,
             base_training=recipe.target.train if recipe.target else None, refusals=workload.refusals,
         )  # fmt: skip
         unlearned = merge_lora(unlearn(method, job))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from expunge.errors import InputError
@@ -96,6 +96,16 @@ class Training:
             return self.steps
         return max(1, round(self.epochs * math.ceil(rows / self.batch_size)))
 
+    def for_share(self, kept: int, everything: int) -> Training:
+        """The same recipe for a part of the records: as many passes over fewer rows.
+
+        >>> Training(steps=100).for_share(80, 100).steps
+        80
+        """
+        if self.steps is None:
+            return self
+        return replace(self, steps=max(1, round(self.steps * kept / everything)))
+
     def rate(self, step: int, total: int) -> float:
         """Factor on the peak learning rate at `step` (0-based) of `total`: a pure function.
 
@@ -122,6 +132,3 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
-
-
-TRAINING_FIELDS = tuple(f.name for f in fields(Training))

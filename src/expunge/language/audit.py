@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from expunge.language.attacks._common import AttackSetting, Reading, fact_scores
+from expunge.language.attacks._common import AttackSetting, Reading, answer_hits, fact_scores
 from expunge.language.evidence import EvidenceStore
 from expunge.language.metrics.membership import loss_roc
+from expunge.language.metrics.rouge import rouge_l_recall
 from expunge.language.metrics.truth_ratio import truth_ratios
 from expunge.language.subject import Subject
 from expunge.language.workload import Workload, divide_clusters
@@ -84,11 +85,9 @@ def _direct(store: EvidenceStore, workload: Workload) -> list[Reading]:
 
 def _split_scores(store: EvidenceStore, split: str, kind: Any, workload: Workload) -> Any:
     """Scores of a split from stored evidence where it holds them."""
-    if kind == "exact":
-        return store.answers(split).exact.astype(float)
+    if kind in ("exact", "token"):
+        return answer_hits(store.answers(split), kind)
     if kind == "rouge":
-        from expunge.language.metrics.rouge import rouge_l_recall
-
         return rouge_l_recall([r.answer for r in store.records(split)], store.generations(split))
     return fact_scores(store.subject, store.records(split), kind, workload.max_new_tokens)
 

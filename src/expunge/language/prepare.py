@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,10 @@ class Models:
         settings = self.spec.lora
         return add_lora(subject, settings["rank"], settings["alpha"], settings["targets"], settings["dropout"], seed)
 
+    def adapted_base(self) -> Subject:
+        """What the target was trained from, ready to be trained again."""
+        return self.adapted(self.base(), self.seed)
+
     def _part(self, key: str) -> Path:
         return self.cache / f"{key}.training"
 
@@ -210,10 +214,3 @@ def model_ref(folder: Path, dtype: str = "float32") -> ModelRef:
         return Subject(subject.model, subject.tokenizer, template, entry["source"], max_length)
 
     return ModelRef(load, folder)
-
-
-def retrain_training(training: Training, all_records: int, kept: int) -> Training:
-    """The target's recipe for a smaller set: the same number of passes."""
-    if training.steps is None:
-        return training
-    return replace(training, steps=max(1, round(training.steps * kept / all_records)))

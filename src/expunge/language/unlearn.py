@@ -152,8 +152,8 @@ def _substitute(subject: Subject, forget: list[Record], pool: Sequence[str], ord
     """Forget questions with answers drawn from a pool, afresh each time a row is visited."""
     answers = list(dict.fromkeys(pool))
     own = {text: i for i, text in enumerate(answers)}
-    if not set(answers) - {r.answer for r in forget}:
-        raise InputError("Substitute answers need a pool that holds more than the forget answers themselves.")
+    if len(answers) == 1 and any(r.answer == answers[0] for r in forget):
+        raise InputError("All answers are the same: there is no other answer to substitute.")
     draw = torch.randint(len(answers), order.shape, generator=generator(seed, "substitute"))
     true = torch.tensor([own.get(r.answer, -1) for r in forget])[order]
     draw = torch.where(draw == true, (draw + 1) % len(answers), draw)

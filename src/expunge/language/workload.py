@@ -18,7 +18,8 @@ from expunge.report.scorecard import Finding
 #   exact   greedy decoding reproduces the answer (closed-set answers)
 #   choice  p(answer) / (p(answer) + sum of p(false answers)), length-normalised probabilities
 #   rouge   ROUGE-L recall of the greedy answer (free-form answers)
-Score = Literal["exact", "choice", "rouge"]
+#   token   share of tokens predicted exactly under teacher forcing (plain text)
+Score = Literal["exact", "choice", "rouge", "token"]
 
 
 class Metric(Protocol):

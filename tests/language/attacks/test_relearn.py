@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_bed import Bed
 
 from expunge.engine.training import Training
 from expunge.errors import InputError
@@ -19,6 +18,7 @@ from expunge.language.refusals import REFUSALS
 from expunge.language.subject import Subject
 from expunge.language.unlearn import UnlearnJob
 from expunge.language.workload import Workload, divide_clusters
+from tiny_bed import Bed
 
 
 @pytest.fixture(scope="module")

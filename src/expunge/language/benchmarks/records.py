@@ -26,7 +26,8 @@ class Records:
         forget: Records that must go. Source: yours.
         retain: Records that must stay; empty for none. Source: yours.
         holdout: Records no model was trained on (non-members); empty for none. Source: yours.
-        score: How an answer counts as known: ``exact``, ``choice`` or ``rouge``; ``auto`` picks choice where
+        score: How an answer counts as known: ``exact``, ``choice``, ``rouge`` or ``token`` (share of tokens
+            predicted exactly); ``auto`` picks token for plain text, choice where
             all forget records have equally many false answers, else rouge. Source: ours.
         max_new_tokens: Longest generated answer. Source: ours.
         allow_overlap: Accept records that stand in two sets. Source: ours.
@@ -37,7 +38,7 @@ class Records:
     forget: str = ""
     retain: str = ""
     holdout: str = ""
-    score: Literal["auto", "exact", "choice", "rouge"] = "auto"
+    score: Literal["auto", "exact", "choice", "rouge", "token"] = "auto"
     max_new_tokens: int = 64
     allow_overlap: bool = False
 
@@ -53,21 +54,24 @@ class Records:
         if all(r.paraphrased_question for r in forget):
             splits["forget_paraphrase"] = [r.asked_otherwise() for r in forget]
         splits |= {name: rows for name, rows in (("retain", retain), ("holdout", holdout)) if rows}
-        behaviour: Score = "exact" if self.score == "exact" else "rouge"
+        asked = all(r.question for rows in splits.values() for r in rows)
+        behaviour: Score = self.score if self.score in ("exact", "token") else "rouge" if asked else "token"
         return Workload(
             forget=forget,
             retain=retain,
             splits=splits,
             metrics=_metrics(splits),
             behaviour=behaviour,
-            attack_score=self._attack_score(forget),
+            attack_score=self._attack_score(forget, asked),
             max_new_tokens=self.max_new_tokens,
             notes=_notes(retain, holdout),
         )
 
-    def _attack_score(self, forget: list[Record]) -> Score:
+    def _attack_score(self, forget: list[Record], asked: bool) -> Score:
         if self.score != "auto":
             return self.score
+        if not asked:
+            return "token"
         return "choice" if _contrasted(forget) else "rouge"
 
 

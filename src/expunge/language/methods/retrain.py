@@ -8,7 +8,6 @@ from typing import ClassVar
 from expunge.engine.method import Edit, Intention
 from expunge.errors import InputError
 from expunge.language.methods.fine_tune import FineTune
-from expunge.language.prepare import retrain_training
 from expunge.language.subject import Subject
 from expunge.language.unlearn import UnlearnJob
 
@@ -38,5 +37,5 @@ class Retrain(Edit):
                 "retrain: it is not known what the target was trained from, and how; a recipe says so under "
                 "'target.train'."
             )
-        training = retrain_training(job.base_training, len(job.forget) + len(job.retain), len(job.retain))
+        training = job.base_training.for_share(len(job.retain), len(job.forget) + len(job.retain))
         return job.train(FineTune(), job.base(), training, part="retrain", quiet=True)

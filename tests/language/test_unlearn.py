@@ -115,10 +115,23 @@ def test_refusals_come_from_the_job(bed: Bed) -> None:
     }
 
 
-def test_forget_answers_alone_are_no_pool(bed: Bed) -> None:
-    same = [Record(f"What is {i}?", "It.", "x") for i in range(4)]
-    with pytest.raises(InputError, match="more than the forget answers themselves"):
-        make_streams(RandomLabels(), bed.target, same, same, TRAINING, 0)
+def test_one_answer_for_all_leaves_nothing_to_substitute(bed: Bed) -> None:
+    same = [Record(f"q{i}", "yes") for i in range(3)]
+    with pytest.raises(InputError, match="no other answer to substitute"):
+        make_streams(RandomLabels(retain="none"), bed.target, same, [], Training(steps=1, batch_size=2), 0)
+
+
+def test_answers_of_other_forget_records_are_a_pool(bed: Bed) -> None:
+    """Without a retain set the answers are shuffled among the forget records, never a record's own."""
+    streams = make_streams(
+        RandomLabels(retain="none"), bed.target, bed.forget, [], Training(steps=4, batch_size=16), 0
+    )
+    rows = flat(texts(streams["substitute"], bed))
+    own = {r.question: r.answer for r in bed.forget}
+    for row in rows:
+        question, answer = row.removeprefix("Question: ").split("\nAnswer: ")
+        assert answer != own[question]
+
 
 
 def test_needless_sets_are_not_encoded(bed: Bed) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +229,9 @@ def add_lora(subject: Subject, rank: int, alpha: float, targets: str | list[str]
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
     torch.manual_seed(seed)
     try:
-        return subject.with_model(get_peft_model(subject.model, config))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of one library about another
+            return subject.with_model(get_peft_model(subject.model, config))
     except ValueError as error:
         raise InputError(f"model.lora: {str(error).splitlines()[0]}") from None
 

@@ -17,7 +17,8 @@ class BenignRelearn(Relearn):
 
     Attributes:
         steps: Budgets in optimiser steps. Source: ours (card of the verdict).
-        lr: Learning rate, constant. Source: ours, tuned on the embedded model's positive control.
+        lr: Learning rate, constant; choose what brings most back of the positive control. Source: ours
+            (paper: 2e-5 to 1e-4 on models of 8 billion parameters).
         batch_size: Records per step. Source: ours.
         seeds: Attack seeds. Source: ours.
         lora: Train LoRA adapters instead of all weights. Source: paper (attack 9).

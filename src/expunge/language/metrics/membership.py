@@ -23,8 +23,6 @@ from expunge.report.scorecard import Finding
 if TYPE_CHECKING:
     from expunge.language.evidence import EvidenceStore
 
-DETECTORS = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
-
 
 def membership_scores(
     detector: str,
@@ -106,7 +104,7 @@ class Membership:
 
     members: str = "forget"
     non_members: str = "holdout"
-    detectors: tuple[str, ...] = DETECTORS
+    detectors: tuple[str, ...] = ("loss", "zlib", "min_k", "min_k_plus_plus", "reference")
     k: float = 0.4
     seed: int = 0
     draws: int = 1000
@@ -146,3 +144,6 @@ class Membership:
             )
             for name, ends in found.items()
         ]
+
+
+DETECTORS = Membership.detectors

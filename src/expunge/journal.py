@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from expunge.engine.loop import Observers
 from expunge.errors import InputError
 
+QUIET_SECONDS = 30.0  # without a terminal there is no bar; a line is printed this often
+
 
 def cache_folder(chosen: str | Path | None) -> Path:
     """Where prepared models are kept: the recipe's folder, ``$EXPUNGE_CACHE``, or the user's cache."""
@@ -49,6 +51,7 @@ class Journal:
         self.path, self.console = path, console
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
+        self.current, self.started = "", time.perf_counter()
         self.fingerprints: dict[int, tuple[Any, str]] = {}
 
     def event(self, kind: str, **values: Any) -> None:
@@ -67,12 +70,15 @@ class Journal:
     def stage(self, name: str) -> Iterator[None]:
         """Time one stage."""
         self.event("begin", stage=name)
-        started = time.perf_counter()
+        self.current, self.started = name, time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - started, 2)
+        self.seconds[name] = self._elapsed()
         self.event("end", stage=name, seconds=self.seconds[name])
         if self.console:
             self.console.print(f"[green]✓[/] {name} [dim]{self.seconds[name]:.1f} s[/]", highlight=False)
+
+    def _elapsed(self) -> float:
+        return round(time.perf_counter() - self.started, 2)
 
     def done(self, note: Path, key: str) -> bool:
         """Whether a stage was finished under this key."""
@@ -87,10 +93,10 @@ class Journal:
         return True
 
     def finish(self, note: Path, key: str, result: Any) -> None:
-        """File that a stage is done."""
+        """File that the current stage is done."""
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary = note.with_suffix(".tmp")
-        entry = {"key": key, "stage": note.stem.replace("-", " ", 1), "seconds": 0.0, "result": result}
+        entry = {"key": key, "stage": self.current, "seconds": self._elapsed(), "result": result}
         temporary.write_text(json.dumps(entry), encoding="utf-8")
         os.replace(temporary, note)
 
@@ -123,9 +129,15 @@ class Bars:
         """Observers that show one training."""
         task = self.progress.add_task(title, total=None, terms="")
 
+        told = time.monotonic()
+
         def show(step: int, total: int, terms: dict[str, float]) -> None:
+            nonlocal told
             text = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
             self.progress.update(task, completed=step, total=total, terms=text, visible=step < total)
+            if self.progress.disable and self.console and time.monotonic() - told > QUIET_SECONDS:
+                told = time.monotonic()
+                self.console.print(f"[dim]{title}: step {step} of {total}  {text}[/]", highlight=False)
 
         return Observers(progress=show)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from expunge.engine.loop import Observers, TrainLog
 from expunge.engine.method import Method
+from expunge.engine.training import Training
 from expunge.journal import Bars, Journal
 from expunge.language.attacks._common import fact_scores
 from expunge.language.audit import Attack, audit_model
@@ -39,6 +40,7 @@ class Context:
     journal: Journal
     bars: Bars
     gold: ModelRef | None = None
+    gold_level: float | None = None
 
 
 # -- prepare ------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         subject = context.models.adapted(target.load(), recipe.seed)
         job = UnlearnJob(
             subject, workload.forget, workload.retain, training, recipe.seed, checkpoints,
-            _observers(context, named.name, subject), base=context.models.adapted_base,
+            _observers(context, named.name, subject, training), base=context.models.adapted_base,
             base_training=recipe.target.train if recipe.target else None, refusals=workload.refusals,
         )  # fmt: skip
         unlearned = merge_lora(unlearn(method, job))
@@ -149,14 +151,16 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
     return model_ref(out, recipe.model.dtype)
 
 
-def _observers(context: Context, name: str, subject: Subject) -> Observers:
-    """Progress, and a cheap probe of forget and retain accuracy for the trajectory."""
-    observers = context.bars.watch(name) or Observers()
+def _observers(context: Context, name: str, subject: Subject, training: Training) -> Observers:
+    """Progress, and, if the training is to be probed, a cheap look at the forget and retain scores."""
+    observers = context.bars.watch(name)
+    if not training.evaluate_every:
+        return observers
     splits = {n: context.workload.splits[n] for n in ("forget", "retain") if n in context.workload.splits}
     kind, tokens = context.workload.attack_score, context.workload.max_new_tokens
 
     def thin(rows: list[Any]) -> list[Any]:
-        return rows[:: max(1, len(rows) // PROBE_ROWS)]
+        return rows[:: -(-len(rows) // PROBE_ROWS)]
 
     def probe(model: Any) -> dict[str, float]:
         probed = subject.with_model(model)
@@ -164,7 +168,9 @@ def _observers(context: Context, name: str, subject: Subject) -> Observers:
 
     if context.gold is None:
         return replace(observers, probe=probe)
-    level = probe(context.gold.load().model)["forget"]
+    if context.gold_level is None:
+        context.gold_level = probe(context.gold.load().model)["forget"]
+    level = context.gold_level
     # Among checkpoints that keep the utility floor: the one whose forget score is nearest to gold's.
     return replace(observers, probe=probe, score=lambda values: (-abs(values["forget"] - level),))
 

@@ -119,8 +119,8 @@ def runs(tmp_path: Path, card: Scorecard) -> tuple[Path, Path]:
 
 def test_compare_table(invoke: Any, runs: tuple[Path, Path]) -> None:
     lines = [line.split() for line in invoke("compare", *runs).stdout.splitlines()]
-    assert ["two", "npo", "suppressed", "0.25", "n/a"] in lines  # NaN is said, not printed as a number
-    assert ["one", "gold", "0.1"] in lines
+    assert ["two", "npo", "suppressed", "0.25", "–"] in lines  # NaN is said, not printed as a number
+    assert ["one", "gold", "0.10"] in lines
     chosen = invoke("compare", runs[0], "--metric", "forget_quality@forget").stdout
     assert "0.25" not in chosen
     wrong = invoke("compare", runs[0], "--metric", "acuracy@forget")

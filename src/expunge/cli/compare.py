@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from expunge.report.scorecard import Finding, Scorecard
 
 # What a table shows when nobody chose: does it forget, does it keep, can training be told, does it come back.
-HEADLINES = (
-    "accuracy@forget",
-    "accuracy@retain",
-    "forget_quality@forget",
-    "model_utility@all",
-    "membership.loss.auroc@forget",
-    "relearning.held_out_accuracy@forget",
-)
+HEADLINES = {
+    "accuracy@forget": "forget",
+    "accuracy@retain": "retain",
+    "forget_quality@forget": "forget\nquality",
+    "model_utility@all": "model\nutility",
+    "membership.loss.auroc@forget": "member\nAUROC",
+    "relearning.held_out_accuracy@forget": "after\nrelearn",
+}
 
 
 def compare(
@@ -91,11 +91,11 @@ def _columns(cards: dict[str, Scorecard], asked: list[str] | None) -> list[str]:
 
 
 def _table(cards: dict[str, Scorecard], columns: list[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("run", "model", "verdict"):
-        table.add_column(heading, no_wrap=heading != "verdict", overflow="fold")
+        table.add_column(heading, no_wrap=True, overflow="fold")
     for name in columns:
-        table.add_column(name.replace("@", "\n@"), justify="right", overflow="fold")
+        table.add_column(HEADLINES.get(name, name.replace("@", "\n@")), justify="right", overflow="fold")
     for label, card in cards.items():
         found = {(f.subject, f"{f.metric}@{f.split}"): f for f in card.findings}
         for model in _models(card):
@@ -107,4 +107,9 @@ def _table(cards: dict[str, Scorecard], columns: list[str]) -> Table:
 
 
 def _cell(finding: Finding | None) -> str:
-    return "" if finding is None else "n/a" if math.isnan(finding.value) else f"{finding.value:.3g}"
+    from expunge.report._words import metric_label, number
+
+    if finding is None:
+        return ""
+    kind = metric_label(finding.metric).kind
+    return number(finding.value, "number" if kind == "share" else kind)

@@ -34,6 +34,7 @@ class TOFU:
         holdout_authors: Authors kept out of all training as non-members. Source: ours: the hub's holdout
             configurations serve when `authors` is 0.
         world_rows: Rows of real_authors and world_facts measured; 0 for all. Source: ours (small runs).
+        retain_rows: Rows of the retain set measured; 0 for all. Source: ours (small runs).
         rows_per_author: Questions used per author; 0 for all 20. Source: ours (small runs).
     """
 
@@ -48,6 +49,7 @@ class TOFU:
     forget_authors: int = 2
     holdout_authors: int = 2
     world_rows: int = 0
+    retain_rows: int = 0
     rows_per_author: int = 0
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class TOFU:
         ):
             raise InputError(f"tofu: authors={self.authors}: the perturbed files hold 20 authors on each side.")
         forget, retain, holdout = (self._thin(part) for part in (forget, retain, holdout))
-        measured = {"forget": forget, "retain": retain}
+        measured = {"forget": forget, "retain": retain[: self.retain_rows] if self.retain_rows else retain}
         if holdout:
             measured["holdout"] = holdout
         return self._workload(forget, retain, measured, [])

@@ -1,7 +1,7 @@
 """Speed and memory, as ratios within one sitting on one machine: `make bench`.
 
 Each piece runs in a process of its own, several times in turn, and the median is printed. The model is a
-random Llama of 12 layers (27 M parameters, vocabulary 16,384) unless a line says otherwise; times and
+random Llama of 12 layers (12 M parameters, vocabulary 8,192) unless a line says otherwise; times and
 memory do not depend on what the weights say.
 """
 
@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 
-ROUNDS = 5
+ROUNDS = 3
 SPEED = (
     # name, the piece, what it is held against, the target
     ("NPO step / bare forward and backward", "npo", "bare", "at most 1.15"),

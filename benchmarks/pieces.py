@@ -23,18 +23,18 @@ from expunge.language.methods.grad_diff import GradDiff
 from expunge.language.methods.npo import NPO
 from expunge.language.methods.rmu import RMU
 
-VOCABULARY, BATCH, STEPS = 16_384, 16, 8
+VOCABULARY, BATCH, STEPS = 8_192, 16, 6
 
 
 def make_model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=384,
-        intermediate_size=1024,
+        hidden_size=256,
+        intermediate_size=688,
         num_hidden_layers=12,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
         tie_word_embeddings=True,
         pad_token_id=0,
         bos_token_id=1,

@@ -123,15 +123,12 @@ def test_one_answer_for_all_leaves_nothing_to_substitute(bed: Bed) -> None:
 
 def test_answers_of_other_forget_records_are_a_pool(bed: Bed) -> None:
     """Without a retain set the answers are shuffled among the forget records, never a record's own."""
-    streams = make_streams(
-        RandomLabels(retain="none"), bed.target, bed.forget, [], Training(steps=4, batch_size=16), 0
-    )
+    streams = make_streams(RandomLabels(retain="none"), bed.target, bed.forget, [], Training(steps=4, batch_size=16), 0)
     rows = flat(texts(streams["substitute"], bed))
     own = {r.question: r.answer for r in bed.forget}
     for row in rows:
         question, answer = row.removeprefix("Question: ").split("\nAnswer: ")
         assert answer != own[question]
-
 
 
 def test_needless_sets_are_not_encoded(bed: Bed) -> None:

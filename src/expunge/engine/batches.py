@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from expunge.engine import reference as ref
@@ -51,7 +52,7 @@ class Batches:
     def micro(self, step: int, names: tuple[str, ...]) -> list[Step]:
         """The micro-batches of this process: rows of similar length together, totals of the whole step."""
         mine = self._by_length(step, names)[self.rank :: self.world]
-        return [self._step(step, names, piece) for piece in mine.split(self.micro_batch or len(mine))]
+        return [self._step(step, names, piece) for piece in torch.split(mine, self.micro_batch or len(mine))]
 
     def whole(self, step: int, names: tuple[str, ...]) -> Step:
         """The whole step as one micro-batch, whatever the micro-batch and the number of processes."""

@@ -187,7 +187,7 @@ class Loop:
                         loss = self.method.forget_loss(chunk) if name == "forget" else self.method.retain_loss(chunk)
                     if loss is not None and loss.requires_grad:
                         self.accelerator.backward(loss)
-                        value += loss.detach()
+                        value = value + loss.detach()
                         sums[name] = value
 
         if self.method.has_forget:
@@ -257,9 +257,11 @@ class Loop:
         if self.given_reference is not None:
             source: ref.Reference | None = ref.frozen_copy(self.model, self.given_reference, examples)
         else:
-            visited = {name: s.order.unique() for name, s in self.batches.streams.items()}
+            visited = {name: torch.unique(s.order) for name, s in self.batches.streams.items()}
             with self._autocast():
-                source = ref.build(self.model, examples, visited, recorder.asked)
+                # no wider than a training step, or filling the cache would be the peak of the run
+                batch = self.training.micro_batch or self.training.batch_size
+                source = ref.build(self.model, examples, visited, recorder.asked, batch=batch)
         self.log.reference = source.name if source and recorder.asked else None
         return source
 

@@ -125,5 +125,5 @@ class Edit(Method):
     """A method that computes new weights directly: `apply` turns a subject into the unlearned one."""
 
     def apply(self, job: Any) -> Any:
-        """Return the unlearned subject. `job` is the wing's `UnlearnJob` (subject, splits, training, seed)."""
+        """Return the unlearned subject. `job` is the wing's `UnlearnJob`."""
         raise NotImplementedError

@@ -218,7 +218,7 @@ def _fill(model: nn.Module, examples: Examples, visited: Tensor, signals: list[s
     order = visited[examples.sizes[visited].argsort(stable=True)]
     pieces: list[list[Tensor]] = [[] for _ in signals]
     with evaluating(model):
-        for rows in order.split(batch):
+        for rows in torch.split(order, batch):
             view = examples.view(model, rows, (1, 1), None)
             for piece, signal in zip(pieces, signals, strict=True):
                 piece.append(view.signal(signal).float().cpu())

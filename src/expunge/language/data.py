@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +17,7 @@ from expunge.errors import InputError
 QUESTION_FIELDS = ("question", "prompt", "instruction")
 ANSWER_FIELDS = ("answer", "completion", "response", "output")
 CLUSTER_FIELDS = ("cluster", "subject", "author", "entity")
+PERTURBED_FIELDS = ("perturbed_answer", "perturbed_answers")
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,13 @@ def read_records(source: str | Path, *, config: str | None = None, split: str = 
         InputError: Missing or malformed file (names file and line), a record without an answer
             (names file, record and field), no record at all.
     """
-    path = Path(source).expanduser()
-    if path.suffix.lower() in READERS or path.exists():
-        if not path.exists():
+    try:
+        path = Path(source).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown ~user, a NUL byte
+        raise InputError(f"{source}: not a usable file name ({type(error).__name__}).") from None
+    if path.suffix.lower() in READERS or exists:
+        if not exists:
             raise InputError(f"{source}: no such file.")
         if path.is_dir():
             raise InputError(f"{source} is a folder; a file with records is needed.")
@@ -123,26 +130,46 @@ def to_record(row: Any, where: str) -> Record:
     """Turn one raw row into a record; `where` names it in errors."""
     if not isinstance(row, dict):
         raise InputError(f"{where}: expected an object with fields, found {type(row).__name__}.")
-    cluster = _first(row, CLUSTER_FIELDS)
+    cluster = _cluster(row, where)
     if "messages" in row:
-        return _chat(row["messages"], "" if cluster is None else str(cluster), where)
-    if "text" in row and _first(row, ANSWER_FIELDS) is None:
-        return Record("", _text(row["text"], "text", where), "" if cluster is None else str(cluster))
+        return _chat(row["messages"], cluster, where)
     question, answer = _first(row, QUESTION_FIELDS), _first(row, ANSWER_FIELDS)
+    if "text" in row and answer is None:
+        return Record("", _text(row["text"], "text", where), cluster)
+    # The fields found are not listed: in a CSV file without a header they are the first record.
     if question is None:
-        raise InputError(f"{where}: field 'question' is missing (fields: {', '.join(map(str, row)) or 'none'}).")
+        allowed = ", ".join(QUESTION_FIELDS)
+        raise InputError(f"{where}: field 'question' is missing or empty (one of {allowed}, or 'text', or 'messages').")
     if answer is None:
-        raise InputError(f"{where}: field 'answer' is missing or empty.")
-    wrong = row.get("perturbed_answer", row.get("perturbed_answers")) or ()
-    wrong = [wrong] if isinstance(wrong, str) else wrong
+        raise InputError(f"{where}: field 'answer' is missing or empty (one of {', '.join(ANSWER_FIELDS)}).")
     return Record(
         question=_text(question, "question", where),
         answer=_text(answer, "answer", where),
-        cluster="" if cluster is None else str(cluster),
+        cluster=cluster,
         paraphrased_question=_optional(row, "paraphrased_question", where),
         paraphrased_answer=_optional(row, "paraphrased_answer", where),
-        perturbed_answers=tuple(_text(w, "perturbed_answer", where) for w in wrong),
+        perturbed_answers=_perturbed(row, where),
     )
+
+
+def _cluster(row: dict[str, Any], where: str) -> str:
+    value = _first(row, CLUSTER_FIELDS)
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):  # authors are often numbered
+        return str(value)
+    return _text(value, "cluster", where)
+
+
+def _perturbed(row: dict[str, Any], where: str) -> tuple[str, ...]:
+    value = _first(row, PERTURBED_FIELDS)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list):
+        raise InputError(f"{where}: field 'perturbed_answer' must be a list of texts, found {type(value).__name__}.")
+    return tuple(_text(v, f"perturbed_answer[{i}]", where) for i, v in enumerate(value))
 
 
 def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
@@ -154,6 +181,8 @@ def _text(value: Any, field: str, where: str) -> str:
         raise InputError(f"{where}: field {field!r} must be text, found {type(value).__name__}.")
     if not value.strip():
         raise InputError(f"{where}: field {field!r} is empty.")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise InputError(f"{where}: field {field!r} holds half a surrogate pair, which is no character.")
     return value
 
 
@@ -168,52 +197,82 @@ def _chat(messages: Any, cluster: str, where: str) -> Record:
     for i, turn in enumerate(messages):
         if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
             raise InputError(f"{where}: messages[{i}] needs the fields 'role' and 'content'.")
-        turns.append((turn["role"], _text(turn.get("content"), f"messages[{i}].content", where)))
+        turns.append(
+            (
+                _text(turn["role"], f"messages[{i}].role", where),
+                _text(turn.get("content"), f"messages[{i}].content", where),
+            )
+        )
     if turns[-1][0] != "assistant" or turns[-2][0] != "user":
         raise InputError(f"{where}: the last two turns of 'messages' must be the user's and the assistant's.")
     return Record(turns[-2][1], turns[-1][1], cluster, history=tuple(turns[:-2]))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _bytes(path: Path) -> bytes:
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
+        return path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _decode(raw: bytes, where: str) -> str:
+    try:
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+        raise InputError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start + 1}).") from None
+
+
+def _parse(text: str, where: str) -> Any:
+    """JSON without the silent choices of the standard parser."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) < len(pairs):
+            raise InputError(f"{where}: a field stands twice in one object.")
+        return dict(pairs)
+
+    def constant(name: str) -> Any:
+        raise InputError(f"{where}: {name} is not JSON.")
+
+    try:
+        return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        at = f", line {error.lineno}" if "\n" in text else ""
+        raise InputError(f"{where}{at}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise InputError(f"{where}: not JSON (nested too deeply).") from None
+    except ValueError:
+        raise InputError(f"{where}: not JSON (a number with too many digits).") from None
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in _lines(path):
-        try:
-            yield f"{path}, line {number}", json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            raise InputError(f"{path}, line {number}: not JSON ({reason}).") from None
+    for number, raw in enumerate(_bytes(path).split(b"\n"), 1):
+        where = f"{path}, line {number}"
+        line = _decode(raw, where).strip()
+        if line:
+            yield where, _parse(line, where)
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
-    except (UnicodeDecodeError, RecursionError):
-        raise InputError(f"{path}: not readable as JSON in UTF-8.") from None
+    rows = _parse(_decode(_bytes(path), str(path)), str(path))
     if not isinstance(rows, list):
         raise InputError(f"{path}: expected a list of records, found {type(rows).__name__}.")
     return ((f"{path}, record {i}", row) for i, row in enumerate(rows, 1))
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
-    reader = csv.DictReader(line for _, line in _lines(path))
+    text = _decode(_bytes(path), str(path))
+    # strict: a quote that is never closed would otherwise swallow the rest of the file in silence
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}, line 1: two columns of the header have the same name.")
         for i, row in enumerate(reader, 1):
             if None in row:
                 raise InputError(f"{path}, record {i}: more values than the header has columns.")
             yield f"{path}, record {i}", row
     except csv.Error as error:
-        raise InputError(f"{path}, record {reader.line_num}: not CSV ({error}).") from None
+        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:

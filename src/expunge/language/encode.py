@@ -7,16 +7,18 @@ its end-of-sequence token (or that has none) is served correctly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from expunge.errors import InputError
 from expunge.language.data import Record
 
 # Some chat templates print today's date; runs must not depend on the day they are made.
-CHAT_DATE = "10 Apr 2025"
+CHAT_DAY = datetime(2025, 4, 10)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,16 @@ class Template:
             return "".join(before) + self.user_start + record.question + self.user_end + self.assistant_start
         turns = [("system", self.system)] if self.system is not None else []
         messages = [{"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))]
-        return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
-            messages, tokenize=False, add_generation_prompt=True, date_string=CHAT_DATE
-        )
+        try:
+            return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                date_string=CHAT_DAY.strftime("%d %b %Y"),
+                strftime_now=CHAT_DAY.strftime,
+            )
+        except TemplateError as error:
+            raise InputError(f"The chat template refuses the turns of a record: {error}.") from None
 
     def generation_prompt(self, record: Record, tokenizer: Any) -> str:
         """The prompt to continue from: a trailing space belongs to the first word of the answer."""

@@ -126,7 +126,7 @@ class EvidenceStore:
         if key not in self._memory:
             path = self.folder / f"{key}.safetensors" if self.folder else None
             if path and path.exists():
-                self._memory[key] = _unpack(load_file(path))
+                self._memory[key] = AnswerScores(**load_file(path))
             else:
                 records = self.records(split)
                 scores = score_answers(self.subject, records, answers, batch_tokens=self.batch_tokens, where=split)
@@ -136,14 +136,11 @@ class EvidenceStore:
         return self._memory[key]  # type: ignore[no-any-return]
 
 
+FIELDS = ("offsets", "logprob", "hit", "mean", "variance", "has_eos")
+
+
 def _pack(scores: AnswerScores) -> dict[str, Any]:
-    fields = ("offsets", "logprob", "hit", "mean", "variance")
-    return {f: np.ascontiguousarray(getattr(scores, f)) for f in fields} | {"has_eos": np.array([scores.has_eos])}
-
-
-def _unpack(arrays: dict[str, Any]) -> AnswerScores:
-    has_eos = bool(arrays.pop("has_eos")[0])
-    return AnswerScores(**arrays, has_eos=has_eos)
+    return {name: np.ascontiguousarray(getattr(scores, name)) for name in FIELDS}
 
 
 def _write(path: Path, write: Any) -> None:

@@ -140,9 +140,14 @@ class ForwardPass:
 
     # -- under the current weights -------------------------------------------------------------------
 
+    def _forward(self) -> Tensor:
+        return self.model(  # type: ignore[no-any-return]
+            input_ids=self.input_ids, attention_mask=self.mask.long(), use_cache=False
+        ).logits
+
     def _run(self, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         with head_reads(self.model, keep) as states:
-            logits = self.model(input_ids=self.input_ids, attention_mask=self.mask.long(), use_cache=False).logits
+            logits = self._forward()
         return logits, states
 
     @cached_property

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expunge.engine.reference import evaluating
 from expunge.language.data import Record
 from expunge.language.subject import Subject
 
@@ -24,24 +25,29 @@ def generate(subject: Subject, records: list[Record], *, max_new_tokens: int = 6
     Returns:
         One text per record, special tokens left out; an answer may be empty.
     """
-    template, tokenizer = subject.template, subject.tokenizer
-    prompts = tokenizer(
-        [template.generation_prompt(r, tokenizer) for r in records],
-        add_special_tokens=template.kind != "chat",
-    )["input_ids"]
+    if not records:
+        return []
+    tokenizer = subject.tokenizer
     room = max(1, subject.max_length - max_new_tokens)
-    prompts = [_strip_eos(p, tokenizer.eos_token_id)[-room:] for p in prompts]
+    prompts = [p[-room:] for p in _prompts(subject, records)]
     order = sorted(range(len(records)), key=lambda i: len(prompts[i]))
     answers = [""] * len(records)
-    was_training = subject.model.training
-    subject.model.eval()
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
-        tokens = _greedy(subject, [prompts[i] for i in rows], max_new_tokens)
-        for i, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
-            answers[i] = text.strip()
-    subject.model.train(was_training)
+    with evaluating(subject.model):
+        for start in range(0, len(order), batch):
+            rows = order[start : start + batch]
+            tokens = _greedy(subject, [prompts[i] for i in rows], max_new_tokens)
+            for i, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):
+                answers[i] = text.strip()
     return answers
+
+
+def _prompts(subject: Subject, records: list[Record]) -> list[list[int]]:
+    """Token ids to continue from; plain text is continued from the token that begins a sequence."""
+    template, tokenizer = subject.template, subject.tokenizer
+    texts = [template.generation_prompt(r, tokenizer) if r.question else "" for r in records]
+    prompts = tokenizer(texts, add_special_tokens=template.kind != "chat")["input_ids"]
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [_strip_eos(p, tokenizer.eos_token_id) or [begin] for p in prompts]
 
 
 def _strip_eos(ids: list[int], eos: int) -> list[int]:

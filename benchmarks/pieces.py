@@ -23,7 +23,7 @@ from expunge.language.methods.grad_diff import GradDiff
 from expunge.language.methods.npo import NPO
 from expunge.language.methods.rmu import RMU
 
-VOCABULARY, BATCH, STEPS = 8_192, 16, 6
+VOCABULARY, BATCH, STEPS = 8_192, 16, 3
 
 
 def make_model() -> LlamaForCausalLM:
@@ -85,7 +85,7 @@ def steps_of(method: NPO | GradDiff | RMU) -> float:
 
 def tiny() -> tuple[testbed.Subject, dict[str, list[testbed.Record]]]:
     """The embedded model's shape on its own records; what it answers costs the same, trained or not."""
-    world = testbed.World()
+    world = testbed.World(forget=8, retain=8, holdout=8, places=30)
     records = world.records()
     splits = {name: records[name] for name in ("forget", "retain", "holdout", "places")}
     return testbed.base_subject(world), splits

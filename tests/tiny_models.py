@@ -94,4 +94,6 @@ class Ascent(Trained):
         return step.forget.per_row(torch.tanh((step.forget.reference.nll_sum - S) / step.state["start"]))
 
     def retain_loss(self, step: Step) -> Tensor:
-        return step.retain.nll + 0.1 * step.retain.per_row((step.retain.nll_sum - step.retain.reference.nll_sum).square())
+        return step.retain.nll + 0.1 * step.retain.per_row(
+            (step.retain.nll_sum - step.retain.reference.nll_sum).square()
+        )

@@ -377,7 +377,9 @@ def test_below_the_floor_everywhere_the_best_of_them_is_kept() -> None:
 
 def test_the_last_step_is_probed_even_off_the_beat() -> None:
     model, observers = tiny(), probes([1.0] * 9)
-    log = Loop(model, Ascent(), streams(5), replace(PLAIN, steps=5, evaluate_every=3), seed=0, observers=observers).run()
+    log = Loop(
+        model, Ascent(), streams(5), replace(PLAIN, steps=5, evaluate_every=3), seed=0, observers=observers
+    ).run()
     assert [p["step"] for p in log.probes] == [0, 3, 5]
 
 

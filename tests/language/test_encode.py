@@ -102,3 +102,54 @@ def test_join_keeps_sequences(bed: Bed) -> None:
     parts = [encode(bed.forget[i : i + 2], bed.target.tokenizer, PLAIN) for i in (0, 2)]
     whole = encode(bed.forget[:4], bed.target.tokenizer, PLAIN)
     assert all(torch.equal(a, b) for a, b in zip(join(parts), whole, strict=True))
+
+
+def test_a_template_that_asks_the_clock_gets_a_fixed_day(bed: Bed) -> None:
+    tokenizer = copy.deepcopy(bed.target.tokenizer)
+    tokenizer.chat_template = (
+        "{% if strftime_now is defined %}{% set now = strftime_now('%d %b %Y') %}{% endif %}"
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "Today: {{ now }}, {{ date_string }}. {{ messages[-1].content }}"
+    )
+    assert Template(kind="chat").prompt(Record("q", "a"), tokenizer) == "Today: 10 Apr 2025, 10 Apr 2025. q"
+
+
+def test_turns_a_template_refuses_are_one_sentence(bed: Bed) -> None:
+    tokenizer = copy.deepcopy(bed.target.tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match="chat template refuses the turns of a record: roles must alternate"):
+        encode([Record("q", "a")], tokenizer, Template(kind="chat"))
+
+
+def test_text_beside_chats_begins_with_its_own_special_tokens(bed: Bed) -> None:
+    """A chat template writes what it needs; text never went through it and gets the tokenizer's beginning."""
+    tokenizer = copy.deepcopy(bed.target.tokenizer)
+    tokenizer.chat_template = "<bos>" + CHAT
+    encoded = encode([Record("q", "a"), Record("", "plain words")], tokenizer, Template(kind="chat"))
+    first, second = int(encoded.offsets[0]), int(encoded.offsets[1])
+    bos = tokenizer.bos_token_id
+    assert encoded.ids[[first, second]].tolist() == [bos, bos]
+    assert encoded.ids.tolist().count(bos) == 2
+    assert int(encoded.label_start[1]) == 1
+
+
+def test_labels_are_the_same_alone_and_among_others(bed: Bed) -> None:
+    """Nothing depends on the batch a record is tokenised in."""
+    rows = bed.forget[:5]
+    together = encode(rows, bed.target.tokenizer, PLAIN)
+    for i, record in enumerate(rows):
+        alone = encode([record], bed.target.tokenizer, PLAIN)
+        assert labels(alone, 0) == labels(together, i)
+
+
+def test_an_answer_that_ends_with_the_end_token_gets_no_second(bed: Bed) -> None:
+    tokenizer = bed.target.tokenizer
+    ids = labels(encode([Record("q", "a" + tokenizer.eos_token)], tokenizer, PLAIN), 0)
+    assert ids.count(tokenizer.eos_token_id) == 1
+
+
+def test_nothing_to_encode(bed: Bed) -> None:
+    encoded = encode([], bed.target.tokenizer, PLAIN)
+    assert encoded.ids.dtype == torch.long
+    assert encoded.offsets.tolist() == [0]
+    assert encoded.counts.tolist() == []

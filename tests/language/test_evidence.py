@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from expunge.errors import InputError
+from expunge.language.data import Record
 from expunge.language.evidence import EvidenceStore
 from expunge.language.score import score_answers, token_statistics
 from expunge.language.subject import Subject
@@ -82,3 +84,50 @@ def test_another_model_is_not_served_old_evidence(bed: Bed, tmp_path: Path) -> N
 def test_an_unknown_split_names_what_there_is(bed: Bed) -> None:
     with pytest.raises(InputError, match="No split 'forgot'; there are forget"):
         EvidenceStore("target", bed.target, {"forget": bed.records["forget"]}).answers("forgot")
+
+
+def test_cut_rows_are_remembered_on_disk(bed: Bed, tmp_path: Path) -> None:
+    """Which rows have an end token comes back row by row."""
+    splits = {"forget": [Record("Where?", "a"), Record("Where?", "b c d e f g h i j k l m n o p")]}
+    subject = replace(bed.gold, max_length=16)
+    for _ in range(2):
+        found = EvidenceStore("gold", subject, splits, tmp_path).answers("forget")
+        assert found.has_eos.tolist() == [True, False]  # type: ignore[union-attr]
+
+
+def test_evidence_is_filed_under_content(bed: Bed, tmp_path: Path) -> None:
+    """The same records under another split name are not computed twice; other records are."""
+    rows = bed.records["forget"][:3]
+    EvidenceStore("gold", bed.gold, {"forget": rows}, tmp_path).answers("forget")
+    files = len(list(tmp_path.iterdir()))
+    EvidenceStore("gold", bed.gold, {"same": list(rows)}, tmp_path).answers("same")
+    assert len(list(tmp_path.iterdir())) == files == 1
+    EvidenceStore("gold", bed.gold, {"other": rows[:2]}, tmp_path).answers("other")
+    assert len(list(tmp_path.iterdir())) == 2
+    store = EvidenceStore("gold", bed.gold, {"forget": rows}, tmp_path, max_new_tokens=3)
+    store.generations("forget")
+    EvidenceStore("gold", bed.gold, {"forget": rows}, tmp_path, max_new_tokens=4).generations("forget")
+    assert len(list(tmp_path.iterdir())) == 4
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_paraphrases_fall_back_to_the_answer(bed: Bed) -> None:
+    rows = [Record("Where?", "here", paraphrased_answer="over there"), Record("Where?", "here")]
+    store = EvidenceStore("gold", bed.gold, {"s": rows, "plain": rows[1:]})
+    answers, paraphrases = store.answers("s"), store.paraphrases("s")
+    assert paraphrases.nll[1] == pytest.approx(answers.nll[1], abs=1e-6)
+    assert paraphrases.nll[0] != pytest.approx(answers.nll[0], abs=1e-3)
+    assert store.paraphrases("plain") is store.answers("plain")
+    assert store.clusters("s").tolist() == [0, 1]
+
+
+def test_false_answers_know_their_record(bed: Bed) -> None:
+    rows = [
+        Record("A?", "a", perturbed_answers=("b", "c")),
+        Record("B?", "b"),
+        Record("C?", "c", perturbed_answers=("d",)),
+    ]
+    scores, owner = EvidenceStore("gold", bed.gold, {"s": rows}).perturbed("s")
+    assert owner.tolist() == [0, 0, 2]
+    alone = score_answers(bed.gold, rows[2:], [["d"]])
+    assert scores.nll[2] == pytest.approx(alone.nll[0], abs=1e-5)

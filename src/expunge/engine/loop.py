@@ -195,9 +195,9 @@ class Loop:
         if self.method.has_retain:
             side("retain", ("retain",))
         if self.batches.world > 1:
-            zero = torch.zeros((), device=self.parameters[0].device)
+            zero = torch.zeros((), device=self.parameters[0].device)  # for a process whose rows had no loss
             names = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
-            sums = {n: self.accelerator.reduce(sums.get(n, zero), reduction="sum") for n in names}
+            sums = {n: self.accelerator.reduce(sums.get(n, zero).double(), reduction="sum") for n in names}
         return {k: float(v) for k, v in sums.items()}
 
     @contextmanager

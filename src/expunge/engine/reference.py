@@ -234,8 +234,20 @@ def _fill(model: nn.Module, examples: Examples, visited: Tensor, signals: list[s
 
 def _live(model: nn.Module, examples: Mapping[str, Examples]) -> Reference:
     if fresh_adapters(model):
-        return Live(model, examples, model.disable_adapter, "adapters-off")  # type: ignore[arg-type]
+        return Live(model, examples, lambda: adapters_off(model), "adapters-off")
     return frozen_copy(model, copy.deepcopy(model), examples)
+
+
+@contextmanager
+def adapters_off(model: Any) -> Iterator[None]:
+    """Within, the adapters do nothing. Switching them on again would make all of them trainable: put back."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for p, flag in flags:
+            p.requires_grad_(flag)
 
 
 def fresh_adapters(model: nn.Module) -> bool:

@@ -272,7 +272,7 @@ def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
                 raise InputError(f"{path}, record {i}: more values than the header has columns.")
             yield f"{path}, record {i}", row
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from None
+        raise InputError(f"{path}, line {reader.reader.line_num}: not CSV ({error}).") from None
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:

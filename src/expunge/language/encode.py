@@ -7,7 +7,6 @@ its end-of-sequence token (or that has none) is served correctly.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +17,8 @@ from expunge.errors import InputError
 from expunge.language.data import Record
 
 # Some chat templates print today's date; runs must not depend on the day they are made.
-CHAT_DAY = datetime(2025, 4, 10)
+CHAT_DATE = "10 Apr 2025"
+STOPPED_CLOCK = "{%- macro strftime_now(format) -%}" + CHAT_DATE + "{%- endmacro -%}"
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,14 @@ class Template:
             return "".join(before) + self.user_start + record.question + self.user_end + self.assistant_start
         turns = [("system", self.system)] if self.system is not None else []
         messages = [{"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))]
+        chat = tokenizer.get_chat_template()
         try:
             return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
                 messages,
+                chat_template=STOPPED_CLOCK + chat if "strftime_now" in chat else chat,
                 tokenize=False,
                 add_generation_prompt=True,
-                date_string=CHAT_DAY.strftime("%d %b %Y"),
-                strftime_now=CHAT_DAY.strftime,
+                date_string=CHAT_DATE,
             )
         except TemplateError as error:
             raise InputError(f"The chat template refuses the turns of a record: {error}.") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
@@ -256,7 +257,8 @@ class ReferencePass:
     """What a loss may read of the reference on the rows of a view; no gradient flows here."""
 
     def __init__(self, view: ForwardPass) -> None:
-        self._view = view
+        # A view owns this object; owning the view back would keep its graph alive until the cycle is collected.
+        self._view: ForwardPass = weakref.proxy(view)
 
     def _ask(self, signal: str) -> Tensor:
         if self._view._reference is None:

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 
-ROUNDS = 3
+ROUNDS = 2
 SPEED = (
     # name, the piece, what it is held against, the target
     ("NPO step / bare forward and backward", "npo", "bare", "at most 1.15"),

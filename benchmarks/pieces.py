@@ -134,6 +134,7 @@ PIECES: dict[str, Callable[[], float]] = {
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     seconds = PIECES[sys.argv[1]]()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "mib": peak}))

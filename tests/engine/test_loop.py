@@ -196,6 +196,28 @@ def test_dropout_is_on_in_training_and_off_in_probes() -> None:
     assert modes == [False] * 5
 
 
+def test_every_step_side_and_micro_batch_draws_its_own_dropout() -> None:
+    drawn: list[float] = []
+
+    @dataclass(frozen=True)
+    class Drawing(Ascent):
+        def forget_loss(self, step: Step) -> Tensor:
+            drawn.append(float(torch.rand(())))
+            return super().forget_loss(step)
+
+        def retain_loss(self, step: Step) -> Tensor:
+            drawn.append(float(torch.rand(())))
+            return super().retain_loss(step)
+
+    train(tiny(), Drawing(), replace(PLAIN, micro_batch=3))
+    assert len(drawn) == 2 + 4 * 2 * 3  # the rehearsal; steps x sides x micro-batches
+    assert len(set(drawn)) == len(drawn)
+    once = drawn[2:]
+    drawn.clear()
+    train(tiny(), Drawing(), replace(PLAIN, micro_batch=3))
+    assert drawn[2:] == once
+
+
 def test_no_steps_change_nothing() -> None:
     model = tiny()
     start = weights(model)

@@ -181,6 +181,30 @@ def test_a_stopped_run_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert same(weights(stopped), weights(again))
 
 
+@pytest.mark.parametrize("at", range(2, STEPS))
+def test_the_utility_of_the_start_outlives_the_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The floor is a share of the utility before training, not of the first probe after the kill."""
+    monkeypatch.setattr(Checkpoints, "due", lambda self: self.folder is not None)
+    falling = replace(SELECTING, utility_floor=0.85, stop_below_floor=True)
+
+    def observers(progress: Any = None) -> Observers:
+        def probe(subject: nn.Module) -> dict[str, float]:
+            moved = float((weights(subject)["model.norm.weight"] - 1).abs().sum())
+            return {"retain": 1 - moved / 2}
+
+        return Observers(probe=probe, progress=progress)
+
+    _, log = run(None, falling, observers())
+    assert log.stopped is not None
+    assert len(log.steps) in range(2, STEPS)
+    if at > len(log.steps):
+        return
+    with pytest.raises(Killed):
+        run(tmp_path, falling, observers(killer(at)))
+    _, again = run(tmp_path, falling, observers())
+    assert (again.stopped, again.steps) == (log.stopped, log.steps)
+
+
 # -- what is no checkpoint of this run ---------------------------------------------------------------
 
 

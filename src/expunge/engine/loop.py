@@ -186,7 +186,7 @@ class Loop:
                     with self._autocast():
                         loss = self.method.forget_loss(chunk) if name == "forget" else self.method.retain_loss(chunk)
                     if loss is not None and loss.requires_grad:
-                        self.accelerator.backward(loss)
+                        loss.backward()  # accelerate would divide by the launcher's accumulation steps
                         value = value + loss.detach()
                         sums[name] = value
 

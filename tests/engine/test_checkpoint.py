@@ -17,12 +17,11 @@ from expunge.engine import checkpoint
 from expunge.engine.checkpoint import (
     Checkpoints,
     flatten,
-    load_weights,
     read_folder,
     restore,
-    trained_weights,
     write_folder,
 )
+from expunge.engine.weights import Weights
 from expunge.errors import RunError
 
 
@@ -151,13 +150,14 @@ class Normed(nn.Module):
 
 def test_buffers_that_training_moves_are_kept() -> None:
     model = Normed()
-    kept = {k: v.clone() for k, v in trained_weights(model, ["matrix"]).items()}
+    weights = Weights(model, ["matrix"])
+    kept = {k: v.clone() for k, v in weights.state().items()}
     assert kept.keys() == {"matrix", "norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     model.norm(torch.randn(8, 4) + 3)
     with torch.no_grad():
         model.matrix.add_(1)
-    load_weights(model, kept)
-    assert all(torch.equal(v, kept[k]) for k, v in trained_weights(model, ["matrix"]).items())
+    weights.load(kept)
+    assert all(torch.equal(v, kept[k]) for k, v in weights.state().items())
 
 
 def optimizers(model: Normed) -> list[torch.optim.Optimizer]:

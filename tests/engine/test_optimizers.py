@@ -10,6 +10,7 @@ from torch import nn
 
 from expunge.engine.optimizers import make_optimizers, select_trainable
 from expunge.engine.training import Training
+from expunge.engine.weights import Weights
 from expunge.errors import InputError
 from tiny_models import Ascent, tiny
 
@@ -33,7 +34,9 @@ def names_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
 def test_muon_takes_the_hidden_matrices_and_nothing_else(tied: bool) -> None:
     model = tiny(tie_word_embeddings=tied)
     names = [n for n, _ in model.named_parameters()]
-    adam, muon = make_optimizers(model, names, Training(optimizer="muon", lr=1e-3, muon_lr=0.5, weight_decay=0.3))
+    adam, muon = make_optimizers(
+        model, Weights(model, names).moved, Training(optimizer="muon", lr=1e-3, muon_lr=0.5, weight_decay=0.3)
+    )
     assert isinstance(muon, torch.optim.Muon)
     outside = {n for n in names if "norm" in n or "embed" in n or "lm_head" in n}
     assert names_of(model, adam) == outside
@@ -45,7 +48,7 @@ def test_muon_takes_the_hidden_matrices_and_nothing_else(tied: bool) -> None:
 def test_adamw_takes_all() -> None:
     model = tiny()
     names = [n for n, _ in model.named_parameters()]
-    (adam,) = make_optimizers(model, names, Training(lr=0.2, betas=(0.5, 0.6)))
+    (adam,) = make_optimizers(model, Weights(model, names).moved, Training(lr=0.2, betas=(0.5, 0.6)))
     assert names_of(model, adam) == set(names)
     assert adam.param_groups[0]["betas"] == (0.5, 0.6)
 
@@ -53,9 +56,9 @@ def test_adamw_takes_all() -> None:
 def test_only_matrices_or_only_vectors_make_one_optimiser() -> None:
     """LoRA factors are all hidden matrices: no empty AdamW, and Muon keeps its own rate."""
     model, training = tiny(), Training(optimizer="muon", lr=1e-3, muon_lr=0.5)
-    (muon,) = make_optimizers(model, ["model.layers.0.mlp.up_proj.weight"], training)
+    (muon,) = make_optimizers(model, Weights(model, ["model.layers.0.mlp.up_proj.weight"]).moved, training)
     assert muon.param_groups[0]["initial_lr"] == 0.5
-    (adam,) = make_optimizers(model, ["model.norm.weight"], training)
+    (adam,) = make_optimizers(model, Weights(model, ["model.norm.weight"]).moved, training)
     assert adam.param_groups[0]["initial_lr"] == 1e-3
 
 

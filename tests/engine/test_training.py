@@ -56,7 +56,8 @@ def test_all_settings_out_of_range_are_named_at_once() -> None:
         Training(
             steps=-1, epochs=0, batch_size=0, micro_batch=0, lr=0, muon_lr=-1, weight_decay=-1, warmup=2, clip=0,
             rho=-1, evaluate_every=-1, utility_floor=2, betas=(0.9, 1.0), optimizer="sgd",  # type: ignore[arg-type]
-            schedule="step", precision="fp8", smoothing="wa",  # type: ignore[arg-type]
+            schedule="step", precision="fp8", smoothing="wave",  # type: ignore[arg-type]
+            smoothed_blocks=0, sigma=-1, draws=0, penalty=-1, mu=0, average_from=0, average_every=0,
         )  # fmt: skip
     named = {f.name for f in fields(Training)} - {"gradient_checkpointing", "stop_below_floor", "loss_cap"}
     assert all(f"{name}=" in str(error.value) for name in named)

@@ -12,30 +12,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from expunge.errors import RunError
-
-
-def _state(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    """The model's own tensors: the named parameters, and the buffers it saves (running statistics)."""
-    parameters = dict(model.named_parameters())
-    saved = model.state_dict(keep_vars=True).keys()
-    buffers = {name: b for name, b in model.named_buffers() if name in saved}
-    return {name: parameters[name] for name in names} | buffers
-
-
-def trained_weights(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
-    """What training changes: the trained parameters and the saved buffers by name, detached."""
-    return {name: value.detach() for name, value in _state(model, names).items()}
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy weights into the parameters and buffers of the same name."""
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
-    with torch.no_grad():
-        for name, value in weights.items():
-            own[name].copy_(value)
 
 
 def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
@@ -129,17 +108,17 @@ class Checkpoints:
 
     def save(
         self,
-        model: nn.Module,
-        names: list[str],
+        weights: dict[str, Tensor],
         optimizers: list[torch.optim.Optimizer],
         begun: dict[str, Tensor],
+        average: dict[str, Tensor],
         state: dict[str, Any],
     ) -> None:
         """Write the newest checkpoint over the previous one."""
         if self.folder is None:
             return
         started = time.monotonic()
-        tensors = {"weights": trained_weights(model, names), "optimizer": flatten(optimizers), "begun": begun}
+        tensors = {"weights": weights, "optimizer": flatten(optimizers), "begun": begun, "average": average}
         write_folder(self.folder / "latest", tensors, state)
         self.last = time.monotonic()
         self.cost = self.last - started
@@ -148,7 +127,7 @@ class Checkpoints:
         """The newest complete checkpoint, or None."""
         if self.folder is None:
             return None
-        return read_folder(self.folder / "latest", ("weights", "optimizer", "begun"))
+        return read_folder(self.folder / "latest", ("weights", "optimizer", "begun", "average"))
 
     def keep_best(self, weights: dict[str, Tensor]) -> None:
         """Keep the weights of the best probe so far."""

@@ -16,16 +16,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from expunge.engine import reference as ref
+from expunge.engine.averaging import Average
 from expunge.engine.batches import Batches
 from expunge.engine.batches import Stream as Stream
-from expunge.engine.checkpoint import Checkpoints, load_weights, restore, trained_weights
-from expunge.engine.method import Trained
+from expunge.engine.checkpoint import Checkpoints, restore
+from expunge.engine.method import Step, Trained
 from expunge.engine.optimizers import make_optimizers, select_trainable
 from expunge.engine.smoothing import smoothing
 from expunge.engine.training import Training, derive_seed
+from expunge.engine.weights import Weights
 from expunge.errors import InputError, RunError
+
+VISIBLE = 0.05  # share of half-precision weights that smoothing must change to mean anything
 
 Probe = Callable[[nn.Module], dict[str, float]]
 Score = Callable[[dict[str, float]], tuple[float, ...]]
@@ -42,6 +47,7 @@ class TrainLog:
     stopped: str | None = None
     selected_step: int | None = None
     reference: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -53,12 +59,14 @@ class Observers:
         score: Orders probes; the best one's weights are returned. None keeps the last weights.
         floor: Name of the probe that must not fall under `utility_floor` times its starting value.
         progress: Called after every step with (step, total, terms).
+        stop: Called with the values of every probe; a sentence ends the run, and says why it ended.
     """
 
     probe: Probe | None = None
     score: Score | None = None
     floor: str = "retain"
     progress: Progress | None = None
+    stop: Callable[[dict[str, float]], str | None] | None = None
 
 
 class Loop:
@@ -108,6 +116,7 @@ class Loop:
         self.checkpoints = Checkpoints(folder)
         self.observers = observers or Observers()
         self.smoothing = smoothing(training)
+        self.average = Average(training, self.total)
         self.given_reference = reference
         self.log = TrainLog()
         self.best: tuple[float, ...] | None = None
@@ -132,12 +141,12 @@ class Loop:
                     stack.enter_context(lead.examples.checkpointing(self.model))
                 self.batches.reference = self._reference()
                 self.batches.state = self._begin()
-                self.optimizers = make_optimizers(self.model, names, self.training)
-                self.parameters: list[Tensor] = [
-                    p for g in self.optimizers for h in g.param_groups for p in h["params"]
-                ]
-                self._train(self._resume(names), names)
-                self._finish(names)
+                self.weights = Weights(self.model, names)
+                stack.enter_context(self.weights.attached())
+                self.parameters = self.weights.parameters
+                self.optimizers = make_optimizers(self.model, self.weights.moved, self.training)
+                self._train(self._resume())
+                self._finish()
         finally:
             for name, p in self.model.named_parameters():
                 p.requires_grad_(flags[name])
@@ -145,25 +154,28 @@ class Loop:
             self.model.train(was_training)
         return self.log
 
-    def _train(self, first: int, names: list[str]) -> None:
+    def _train(self, first: int) -> None:
         for step in range(first, self.total + 1):
             if not self.log.stopped:
-                self._probe(step, names)
+                self._probe(step)
             if self.log.stopped or step == self.total:
                 break
-            self._step(step, names)
+            self._step(step)
 
-    def _step(self, step: int, names: list[str]) -> None:
+    def _step(self, step: int) -> None:
         factor = self.training.rate(step, self.total)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
         self.model.train()
         terms = self._gradients(step)
-        self._refuse_nonfinite(step, terms, names)
+        self._refuse_nonfinite(step, terms)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        self.weights.sync()
+        self.average.see(step + 1, self.weights.state())
+        self.batches.state = {k: v.detach() for k, v in self.method.update(self.batches.state, terms, step).items()}
         self.log.steps.append({"step": step, **terms})
         cap = self.training.loss_cap
         if cap is not None and terms.get("forget", cap) > cap:
@@ -171,34 +183,30 @@ class Loop:
         if self.observers.progress:
             self.observers.progress(step + 1, self.total, terms)
         if self.checkpoints.due():
-            self._save(step + 1, names)
+            self._save(step + 1)
 
     def _gradients(self, step: int) -> dict[str, float]:
         """Gradients of both sides into ``.grad``; returns the value of each term."""
         sums: dict[str, Tensor] = {}
-
-        def side(name: str, streams: tuple[str, ...]) -> None:
-            value = torch.zeros((), device=self.parameters[0].device)
-            sums.pop(name, None)
-            with self._summed_over_processes():
-                for number, chunk in enumerate(self.batches.micro(step, streams)):
-                    torch.manual_seed(derive_seed(self.seed, name, step, number, self.batches.rank))
-                    with self._autocast():
-                        loss = self.method.forget_loss(chunk) if name == "forget" else self.method.retain_loss(chunk)
-                    if loss is not None and loss.requires_grad:
-                        loss.backward()  # accelerate would divide by the launcher's accumulation steps
-                        value = value + loss.detach()
-                        sums[name] = value
-
         if self.method.has_forget:
-            self.smoothing(self.parameters, lambda: side("forget", self.batches.forget))
+            self.smoothing(_Side(self, step, "forget", self.batches.forget, sums))
+            self._warn_if_invisible()
         if self.method.has_retain:
-            side("retain", ("retain",))
+            _Side(self, step, "retain", ("retain",), sums).backward()
         if self.batches.world > 1:
             zero = torch.zeros((), device=self.parameters[0].device)  # for a process whose rows had no loss
-            names = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
-            sums = {n: self.accelerator.reduce(sums.get(n, zero).double(), reduction="sum") for n in names}
+            terms = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
+            terms += sorted(sums.keys() - {"forget", "retain"})
+            sums = {n: self.accelerator.reduce(sums.get(n, zero).double(), reduction="sum") for n in terms}
         return {k: float(v) for k, v in sums.items()}
+
+    def _warn_if_invisible(self) -> None:
+        share = self.weights.visible
+        if share is not None and share < VISIBLE and not self.log.notes:
+            self.log.notes.append(
+                f"smoothing moved only {share:.1%} of the half-precision weights after rounding; "
+                f"load the model in float32 (model.dtype), or the smoothing does nothing"
+            )
 
     @contextmanager
     def _summed_over_processes(self) -> Iterator[None]:
@@ -227,7 +235,7 @@ class Loop:
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, torch.bfloat16)
 
-    def _refuse_nonfinite(self, step: int, terms: dict[str, float], names: list[str]) -> None:
+    def _refuse_nonfinite(self, step: int, terms: dict[str, float]) -> None:
         clip = self.training.clip
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
         bad = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
@@ -236,7 +244,7 @@ class Loop:
         what = f"the {bad[0]} term" if bad else "the gradient"
         for p in self.parameters:
             p.grad = None
-        self._save(step, names)
+        self._save(step)
         kept = f" The weights before it are kept in {self.checkpoints.folder}." if self.checkpoints.folder else ""
         raise RunError(f"Training stopped at step {step}: {what} is not finite.{kept} Lower the learning rate.")
 
@@ -284,26 +292,28 @@ class Loop:
             first = self.batches.whole(0, self.batches.forget)
             return {k: v.detach().clone() for k, v in self.method.begin(first).items()}
 
-    def _resume(self, names: list[str]) -> int:
+    def _resume(self) -> int:
         found = self.checkpoints.load()
         if found is None:
             return 0
         tensors, state = found
-        if tensors["weights"].keys() != trained_weights(self.model, names).keys() or state["step"] > self.total:
+        if tensors["weights"].keys() != self.weights.state().keys() or state["step"] > self.total:
             raise RunError(
                 f"The checkpoint in {self.checkpoints.folder} belongs to another run; remove it or use another folder."
             )
-        load_weights(self.model, tensors["weights"])
+        self.weights.load(tensors["weights"])
         restore(self.optimizers, tensors["optimizer"])
+        self.average.restore(tensors["average"], state["snapshots"])
         self.batches.state = tensors["begun"]
         self.log.steps, self.log.probes = state["steps"], state["probes"]
         self.log.selected_step, self.log.stopped = state["selected_step"], state["stopped"]
+        self.log.notes = state["notes"]
         self.best = tuple(state["best"]) if state["best"] is not None else None
         self.start_utility = state["start_utility"]
         self.log.resumed_at = int(state["step"])
         return int(state["step"])
 
-    def _save(self, step: int, names: list[str]) -> None:
+    def _save(self, step: int) -> None:
         if not self.accelerator.is_main_process:
             return
         state = {
@@ -314,12 +324,14 @@ class Loop:
             "stopped": self.log.stopped,
             "best": self.best,
             "start_utility": self.start_utility,
+            "notes": self.log.notes,
+            "snapshots": self.average.count,
         }
-        self.checkpoints.save(self.model, names, self.optimizers, self.batches.state, state)
+        self.checkpoints.save(self.weights.state(), self.optimizers, self.batches.state, self.average.mean, state)
 
     # -- probes and selection ------------------------------------------------------------------------
 
-    def _probe(self, step: int, names: list[str]) -> None:
+    def _probe(self, step: int) -> None:
         every, probe = self.training.evaluate_every, self.observers.probe
         if probe is None or not every or (step % every and step != self.total):
             return
@@ -338,22 +350,78 @@ class Loop:
         )
         if low and self.training.stop_below_floor and step:
             self.log.stopped = f"{self.observers.floor} fell under the utility floor at step {step}"
+        elif self.observers.stop is not None and step:
+            self.log.stopped = self.observers.stop(values)
         if self.observers.score is None or step == 0:
             return
         rank = (0.0 if low else 1.0, *map(float, self.observers.score(values)))
         if self.best is None or rank > self.best:
             self.best, self.log.selected_step = rank, step
-            self.best_weights = {k: v.clone() for k, v in trained_weights(self.model, names).items()}
+            self.best_weights = {k: v.clone() for k, v in self.weights.state().items()}
             if self.accelerator.is_main_process:
                 self.checkpoints.keep_best(self.best_weights)
 
-    def _finish(self, names: list[str]) -> None:
+    def _finish(self) -> None:
+        if self.average.on:
+            if not self.average.count:
+                raise RunError("Weight averaging took no snapshot: the run ended before average_from.")
+            self.weights.load(self.average.mean)
+            return
         if self.log.selected_step is None or self.observers.score is None:
             return
         kept = self.best_weights or self.checkpoints.load_best()
         if kept is None:
             raise RunError("The weights of the selected step are missing from the checkpoint folder.")
-        load_weights(self.model, kept)
+        self.weights.load(kept)
+
+
+@dataclass
+class _Side:
+    """One side of one step: what smoothing may ask of it (`smoothing.ForgetSide`)."""
+
+    loop: Loop
+    step: int
+    name: str
+    streams: tuple[str, ...]
+    sums: dict[str, Tensor]
+
+    @property
+    def weights(self) -> Weights:
+        return self.loop.weights
+
+    def generator(self, draw: int) -> torch.Generator:
+        """See `smoothing.ForgetSide`."""
+        return torch.Generator().manual_seed(derive_seed(self.loop.seed, "noise", self.step, draw))
+
+    def backward(self) -> None:
+        """Add this side's gradient to ``.grad``, and file the value of its terms."""
+        values: dict[str, Tensor] = {}
+        with self.loop._summed_over_processes():
+            for chunk, loss in self._losses():
+                loss.backward()  # accelerate would divide by the launcher's accumulation steps
+                for name, value in {self.name: loss.detach(), **chunk.notes}.items():
+                    values[name] = values[name] + value if name in values else value
+        self.sums.update(values)
+
+    def backward_along(self, vector: list[Tensor | None]) -> None:
+        """Add the Hessian times `vector` to ``.grad``: the gradient of <gradient, vector>."""
+        weights = self.loop.weights
+        # fused attention kernels have no second derivative
+        with self.loop._summed_over_processes(), sdpa_kernel(SDPBackend.MATH):
+            for _, loss in self._losses():
+                slopes = torch.autograd.grad(loss, weights.leaves(), create_graph=True, allow_unused=True)
+                along = weights.along(slopes, vector)
+                if along.requires_grad:  # not so where the loss is linear in the weights
+                    along.backward()
+
+    def _losses(self) -> Iterator[tuple[Step, Tensor]]:
+        loop = self.loop
+        for number, chunk in enumerate(loop.batches.micro(self.step, self.streams)):
+            torch.manual_seed(derive_seed(loop.seed, self.name, self.step, number, loop.batches.rank))
+            with loop._autocast():
+                loss = loop.method.forget_loss(chunk) if self.name == "forget" else loop.method.retain_loss(chunk)
+            if loss is not None and loss.requires_grad:
+                yield chunk, loss
 
 
 def _refuse_sharding(accelerator: Accelerator) -> None:

@@ -8,13 +8,17 @@ alive at a time, and smoothing can touch the forget side alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Intention = Literal["removal", "suppression"]
+
+# Where substitute answers to forget questions come from: refusals, the answers of other records, or other
+# answers to the same question that the target made up itself.
+Substitute = Literal["refusal", "mismatch", "alternate"]
 
 
 class View(Protocol):
@@ -34,7 +38,8 @@ class Step:
         seed: The run's seed.
         views: Stream name to lazy view.
         tokens: Stream name to labelled tokens in the WHOLE step, over micro-batches and processes.
-        state: Tensors returned by the method's `begin`.
+        state: Tensors returned by the method's `begin`, as its `update` left them.
+        notes: What the losses noted beside their own value.
     """
 
     index: int
@@ -42,6 +47,16 @@ class Step:
     views: Mapping[str, Any]
     tokens: Mapping[str, int]
     state: Mapping[str, Tensor]
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Have a part of the loss summed over the step and logged beside the loss (see `Trained.update`).
+
+        Args:
+            name: Key in the log.
+            value: Scalar, this micro-batch's share of the step's value, like the loss itself.
+        """
+        self.notes[name] = value.detach()
 
     @property
     def forget(self) -> Any:
@@ -65,10 +80,12 @@ class Method:
     Class attributes:
         paper: Citation.
         intention: What the authors claim: ``removal`` or ``suppression``.
+        architecture: What kind of model it needs: ``any``, or ``moe`` for a mixture of experts.
     """
 
     paper: ClassVar[str]
     intention: ClassVar[Intention]
+    architecture: ClassVar[Literal["any", "moe"]] = "any"
 
 
 class Trained(Method):
@@ -78,11 +95,11 @@ class Trained(Method):
     `View.per_token` do this), so that accumulation and several processes equal one large batch.
 
     Class attributes:
-        substitute: Where substitute answers to forget questions come from: ``refusal``, ``mismatch``
-            (answers of other records), or None when the method uses none.
+        substitute: Where substitute answers to forget questions come from (`Substitute`), or None when the
+            method uses none.
     """
 
-    substitute: ClassVar[Literal["refusal", "mismatch"] | None] = None
+    substitute: ClassVar[Substitute | None] = None
 
     def forget_loss(self, step: Step) -> Tensor | None:
         """Loss on the forget side; None when the method has none."""
@@ -108,12 +125,35 @@ class Trained(Method):
         """Whether the method has a retain-side loss under these hyper-parameters."""
         return type(self).retain_loss is not Trained.retain_loss
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics the method tells apart: step i works on topic i mod K. Empty when it does not."""
+        return ()
+
+    @property
+    def alternates(self) -> int:
+        """Alternate answers wanted of each forget record (`substitute` is ``alternate``)."""
+        return 0
+
     def begin(self, step: Step) -> dict[str, Tensor]:
         """Constants fixed before the first update, from the first batch; kept across a resume."""
         return {}
 
+    def update(self, state: Mapping[str, Tensor], terms: Mapping[str, float], step: int) -> dict[str, Tensor]:
+        """The state after an optimiser step; it is `Step.state` of the next one, and kept across a resume.
+
+        Args:
+            state: As `begin` or the last `update` left it.
+            terms: Values of the step: ``forget``, ``retain`` and what the losses noted.
+            step: Its index, from 0.
+        """
+        return dict(state)
+
     def trainable(self, model: nn.Module) -> list[str] | None:
         """Names of the parameters to train; None for all that require gradients.
+
+        A name such as ``mlp.experts.down_proj[3]`` stands for one slice of a parameter along its first
+        dimension: nothing else of that parameter moves, weight decay included.
 
         Raises:
             InputError: The method's layers or parameters do not exist in this model.
@@ -121,8 +161,24 @@ class Trained(Method):
         return None
 
 
+class Guard(Method):
+    """A method for inference time: the weights stay as they are, what the model says changes."""
+
+    def wrap(self, job: Any) -> Any:
+        """Return the guarded subject. `job` is the wing's `UnlearnJob`."""
+        raise NotImplementedError
+
+
 class Edit(Method):
-    """A method that computes new weights directly: `apply` turns a subject into the unlearned one."""
+    """A method that computes new weights directly: `apply` turns a subject into the unlearned one.
+
+    Class attributes:
+        adapters: Whether it works on a model with adapters; one that does not refuses in words.
+        rebases: Given a model with adapters, it changes the weights beneath them too.
+    """
+
+    adapters: ClassVar[bool] = True
+    rebases: ClassVar[bool] = False
 
     def apply(self, job: Any) -> Any:
         """Return the unlearned subject. `job` is the wing's `UnlearnJob`."""

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from expunge.engine.method import Trained
+from expunge.engine.slices import check_names, split_name
 from expunge.engine.training import Training
 from expunge.errors import InputError
 
 
-def make_optimizers(model: nn.Module, names: list[str], training: Training) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], training: Training
+) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for hidden matrices and AdamW for embeddings, head and norms.
 
     The peak learning rate of each group is kept in it as ``initial_lr``.
+
+    Args:
+        model: Tells which parameters are embeddings.
+        parameters: What is to be moved, by name (`slices.optimised`).
+        training: Settings of the loop.
     """
-    parameters = dict(model.named_parameters())
-    hidden: list[str] = []
+    names, hidden = list(parameters), list[str]()
     if training.optimizer == "muon":
         embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         hidden = [
@@ -49,10 +57,8 @@ def select_trainable(model: nn.Module, method: Trained) -> tuple[list[str], dict
     names = [n for n, on in flags.items() if on] if chosen is None else chosen
     if not names:
         raise InputError("No parameter is left to train: all are frozen.")
-    unknown = [n for n in names if n not in flags]
-    if unknown:
-        raise InputError(f"{type(method).__name__} trains {unknown[0]!r}, which the model does not have.")
-    wanted = set(names)
+    check_names(dict(model.named_parameters()), names, type(method).__name__)
+    wanted = {split_name(n)[0] for n in names}
     for name, p in model.named_parameters():
         p.requires_grad_(name in wanted)
     return names, flags

@@ -35,3 +35,19 @@ def epochs(rows: int, steps: int, batch: int, seed: int, purpose: str) -> Tensor
 def uniform(rows: int, steps: int, batch: int, seed: int, purpose: str) -> Tensor:
     """[steps, batch] row indices drawn uniformly with replacement (TOFU's pairing of retain rows)."""
     return torch.randint(rows, (steps, batch), generator=generator(seed, purpose))
+
+
+def in_turn(groups: list[Tensor], steps: int, batch: int) -> Tensor:
+    """Rows of every step when groups take turns, each passed in the order given, again and again.
+
+    Args:
+        groups: Row indices of each group; step i draws from group i mod K.
+        steps: Optimiser steps.
+        batch: Rows per step.
+
+    Returns:
+        [steps, batch] row indices.
+    """
+    column = torch.arange(batch)
+    rows = [(group := groups[i % len(groups)])[(i // len(groups) * batch + column) % len(group)] for i in range(steps)]
+    return torch.stack(rows) if rows else torch.zeros(0, batch, dtype=torch.long)

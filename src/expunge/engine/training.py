@@ -32,9 +32,17 @@ class Training:
         clip: Largest global gradient norm; None for no clipping.
         precision: ``fp32``, or ``bf16`` autocast over fp32 weights.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        smoothing: ``none`` or ``sam`` (sharpness-aware: the forget gradient is taken at the worst point
-            within `rho`).
+        smoothing: How the forget loss is made flat in weight space: ``none``, ``sam`` (sharpness-aware: the
+            gradient at the worst point within `rho`), ``rs`` (randomised smoothing), ``gp`` (gradient
+            penalty), ``cr`` (curvature regularisation) or ``wa`` (the mean of the last weights).
         rho: Radius of sharpness-aware smoothing (joint L2 norm over the trained weights).
+        smoothed_blocks: Perturb the first blocks only under ``sam``; None for all weights.
+        sigma: Standard deviation of the noise on each weight under ``rs``.
+        draws: Draws of that noise per step.
+        penalty: Weight of the penalty under ``gp`` and ``cr``.
+        mu: Length of the step over which ``cr`` compares gradients.
+        average_from: Step after which ``wa`` takes its first snapshot; None for 80% of the run.
+        average_every: Steps between its snapshots.
         evaluate_every: Steps between probes during training; 0 for none.
         utility_floor: Stop rule and selection floor: share of the starting retain score to keep.
         stop_below_floor: Stop as soon as a probe falls under the utility floor.
@@ -55,8 +63,15 @@ class Training:
     clip: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
-    smoothing: Literal["none", "sam"] = "none"
+    smoothing: Literal["none", "sam", "rs", "gp", "cr", "wa"] = "none"
     rho: float = 0.01
+    smoothed_blocks: int | None = None
+    sigma: float = 1e-4
+    draws: int = 3
+    penalty: float = 10.0
+    mu: float = 0.01
+    average_from: int | None = None
+    average_every: int = 5
     evaluate_every: int = 0
     utility_floor: float = 0.9
     stop_below_floor: bool = False
@@ -74,13 +89,20 @@ class Training:
             "warmup": 0 <= self.warmup <= 1,
             "clip": self.clip is None or self.clip > 0,
             "rho": self.rho >= 0,
+            "smoothed_blocks": self.smoothed_blocks is None or self.smoothed_blocks >= 1,
+            "sigma": self.sigma >= 0,
+            "draws": self.draws >= 1,
+            "penalty": self.penalty >= 0,
+            "mu": self.mu > 0,
+            "average_from": self.average_from is None or self.average_from >= 1,
+            "average_every": self.average_every >= 1,
             "evaluate_every": self.evaluate_every >= 0,
             "utility_floor": 0 <= self.utility_floor <= 1,
             "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             "optimizer": self.optimizer in ("adamw", "muon"),
             "schedule": self.schedule in ("constant", "linear", "cosine"),
             "precision": self.precision in ("fp32", "bf16"),
-            "smoothing": self.smoothing in ("none", "sam"),
+            "smoothing": self.smoothing in ("none", "sam", "rs", "gp", "cr", "wa"),
         }
         wrong = [f"{name}={getattr(self, name)!r}" for name, holds in rules.items() if not holds]
         if wrong:

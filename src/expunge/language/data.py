@@ -32,6 +32,7 @@ class Record:
         paraphrased_answer: The same answer in other words.
         perturbed_answers: False answers of the same form.
         history: Turns before the question, as (role, content) pairs.
+        topic: Which of several things to be forgotten it belongs to, for methods that tell them apart.
     """
 
     question: str
@@ -41,6 +42,7 @@ class Record:
     paraphrased_answer: str | None = None
     perturbed_answers: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
+    topic: str = ""
 
     def asked_otherwise(self) -> Record:
         """The record under its paraphrased question.
@@ -135,7 +137,7 @@ def to_record(row: Any, where: str) -> Record:
         return _chat(row["messages"], cluster, where)
     question, answer = _first(row, QUESTION_FIELDS), _first(row, ANSWER_FIELDS)
     if "text" in row and answer is None:
-        return Record("", _text(row["text"], "text", where), cluster)
+        return Record("", _text(row["text"], "text", where), cluster, topic=_optional(row, "topic", where) or "")
     # The fields found are not listed: in a CSV file without a header they are the first record.
     if question is None:
         allowed = ", ".join(QUESTION_FIELDS)
@@ -149,6 +151,7 @@ def to_record(row: Any, where: str) -> Record:
         paraphrased_question=_optional(row, "paraphrased_question", where),
         paraphrased_answer=_optional(row, "paraphrased_answer", where),
         perturbed_answers=_perturbed(row, where),
+        topic=_optional(row, "topic", where) or "",
     )
 
 

@@ -102,6 +102,22 @@ def cut_after(model: nn.Module, layer: int) -> Iterator[dict[int, Tensor]]:
             handle.remove()
 
 
+@contextmanager
+def outputs_of(modules: dict[nn.Module, Any]) -> Iterator[None]:
+    """Within, each module's output is filed under it."""
+
+    def keep(module: nn.Module, _: Any, output: Any) -> None:
+        if modules[module] is None:  # recomputation under gradient checkpointing must not replace it
+            modules[module] = output
+
+    handles = [module.register_forward_hook(keep) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class ForwardPass:
     """Everything a loss may read of one batch under the current weights.
 
@@ -116,6 +132,8 @@ class ForwardPass:
         self._reference = reference
         self._blocks: dict[int, Tensor] = {}
         self._hidden: dict[int, Tensor] = {}
+        self._watched: dict[nn.Module, Any] = {}
+        self._ran = False
 
     # -- positions -----------------------------------------------------------------------------------
 
@@ -147,9 +165,26 @@ class ForwardPass:
         ).logits
 
     def _run(self, keep: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        with head_reads(self.model, keep) as states:
+        self._ran = True
+        with head_reads(self.model, keep) as states, outputs_of(self._watched):
             logits = self._forward()
         return logits, states
+
+    def watch(self, module: nn.Module) -> None:
+        """Keep what a submodule puts out in the forward pass of this view; asked for before anything is read.
+
+        Raises:
+            RuntimeError: The forward pass has been made.
+        """
+        if self._ran:
+            raise RuntimeError("watch() comes before anything else of a view is read")
+        self._watched[module] = None
+
+    def watched(self, module: nn.Module) -> Any:
+        """What a watched submodule put out, as it stands (padding included); runs the model if need be."""
+        if not self._ran:
+            _ = self.logits
+        return self._watched[module]
 
     @cached_property
     def _projected(self) -> tuple[Tensor, Tensor]:

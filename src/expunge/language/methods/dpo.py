@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from expunge.engine.method import Intention, Step, Trained
+from expunge.engine.method import Intention, Step, Substitute, Trained
 from expunge.language.forward import ForwardPass
 from expunge.language.methods._checks import above_zero, not_negative
 from expunge.language.methods._retain import Retain, retain_term
@@ -62,7 +62,7 @@ class DPO(Trained):
         "NeurIPS 2023 (arXiv 2305.18290); for unlearning as in Zhang et al., COLM 2024 (arXiv 2404.05868)"
     )
     intention: ClassVar[Intention] = "suppression"
-    substitute: ClassVar[Literal["refusal", "mismatch"] | None] = "refusal"
+    substitute: ClassVar[Substitute | None] = "refusal"
 
     beta: float = 0.1
     scaled: bool = True

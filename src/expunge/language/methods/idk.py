@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from expunge.engine.method import Intention, Step, Trained
+from expunge.engine.method import Intention, Step, Substitute, Trained
 
 
 def idk(token_logprobs: Tensor, tokens: int) -> Tensor:
@@ -39,7 +39,7 @@ class IDK(Trained):
         "(arXiv 2401.06121)"
     )
     intention: ClassVar[Intention] = "suppression"
-    substitute: ClassVar[Literal["refusal", "mismatch"] | None] = "refusal"
+    substitute: ClassVar[Substitute | None] = "refusal"
 
     @property
     def streams(self) -> tuple[str, ...]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
-from expunge.engine.method import Intention, Step, Trained
+from expunge.engine.method import Intention, Step, Substitute, Trained
 from expunge.language.forward import ForwardPass
 from expunge.language.methods._checks import not_negative
 from expunge.language.methods._retain import retain_term
@@ -29,7 +29,7 @@ class LLMU(Trained):
 
     paper: ClassVar[str] = "Yao, Xu, Liu, Large Language Model Unlearning, NeurIPS 2024 (arXiv 2310.10683)"
     intention: ClassVar[Intention] = "removal"
-    substitute: ClassVar[Literal["refusal", "mismatch"] | None] = "mismatch"
+    substitute: ClassVar[Substitute | None] = "mismatch"
 
     forget_weight: float = 0.5
     random_weight: float = 1.0

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from expunge import catalog
 from expunge.engine.checkpoint import Checkpoints
 from expunge.engine.loop import Loop, Observers, Stream
-from expunge.engine.method import Edit, Method, Step, Trained
+from expunge.engine.method import Edit, Guard, Method, Step, Trained
 from expunge.engine.training import Training
 from expunge.errors import InputError
 from expunge.language.encode import collate
@@ -91,6 +91,11 @@ def test_every_setting_says_where_its_default_comes_from(method: Method) -> None
 
 def test_moves_only_what_it_declares(method: Method, bed: Bed) -> None:
     job = job_of(bed)
+    if isinstance(method, Guard):
+        guarded = unlearn(method, job)
+        assert changed(state(bed.target.model), state(guarded.model.target)) == set()
+        assert guarded.weights_hash() == bed.target.weights_hash()
+        return
     declared = method.trainable(job.subject.model) if isinstance(method, Trained) else None
     flags = {name: p.requires_grad for name, p in job.subject.model.named_parameters()}
     moved = changed(state(bed.target.model), state(unlearn(method, job).model))
@@ -128,7 +133,8 @@ def test_saved_and_loaded_it_answers_the_same(method: Method, bed: Bed, tmp_path
     loaded = replace(loaded, template=TEMPLATE, max_length=unlearned.max_length)
     assert changed(state(unlearned.model), state(loaded.model)) == set()
     assert forget_logprob(loaded, bed) == forget_logprob(unlearned, bed)
-    assert sorted(p.suffix for p in (tmp_path / "model").glob("model*")) == [".safetensors"]
+    written = {p.suffix for p in (tmp_path / "model").rglob("*") if p.stem.startswith("model")}
+    assert written == {".safetensors"}
 
 
 def test_an_empty_forget_set_is_refused(method: Method, bed: Bed) -> None:
@@ -165,7 +171,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(
         unlearn(method, job_of(bed, folder=tmp_path, observers=Observers(progress=kill)))
     job = job_of(bed, folder=tmp_path)
     resumed, whole = unlearn(method, job), unlearn(method, job_of(bed))
-    assert job.logs[-1].resumed_at == (at - 1 or None)  # killed in step 1, there is nothing to resume
+    assert (at - 1 or None) in [log.resumed_at for log in job.logs]  # killed in step 1, there is nothing to resume
     assert changed(state(resumed.model), state(whole.model)) == set()
 
 
@@ -175,13 +181,19 @@ def test_sharpness_aware_with_radius_zero_is_the_plain_step(method: Method, bed:
 
 
 def test_with_adapters_only_adapters_move(method: Method, bed: Bed) -> None:
+    if isinstance(method, Guard) or (isinstance(method, Edit) and method.rebases):
+        pytest.skip("it trains no adapter of the model it is given, or its own test bounds the merged update")
+
     def adapted(subject: Subject) -> Subject:
         return add_lora(subject, 2, 4.0, "all-linear", 0.0, seed=0)
 
     starts = [adapted(bed.fresh()), adapted(bed.base())]
-    unlearned = unlearn(
-        method, job_of(bed, replace(TRAINING, lr=1e-2), subject=adapted(bed.fresh()), base=lambda: adapted(bed.base()))
-    )
+    job = job_of(bed, replace(TRAINING, lr=1e-2), subject=adapted(bed.fresh()), base=lambda: adapted(bed.base()))
+    if isinstance(method, Edit) and not method.adapters:
+        with pytest.raises(InputError, match="adapters"):
+            unlearn(method, job)
+        return
+    unlearned = unlearn(method, job)
     moved = [changed(state(start.model), state(unlearned.model)) for start in starts]
     assert any(names and all(".lora_" in name for name in names) for names in moved)
     merged = merge_lora(unlearned)
@@ -216,13 +228,18 @@ def gradients() -> Iterator[list[dict[int, Tensor]]]:
         handle.remove()
 
 
+def streams_of(method: Trained, subject: Subject, bed: Bed, training: Training = TRAINING) -> dict[str, Stream]:
+    alternates = [r.perturbed_answers for r in bed.forget]
+    return make_streams(method, subject, bed.forget, bed.retain, training, 0, alternates=alternates)
+
+
 def first_gradient(
     method: Trained, bed: Bed, wrap: Callable[[Stream], Stream] = lambda s: s, **settings: Any
 ) -> tuple[dict[str, float], dict[int, Tensor]]:
     """Terms and gradient of the first step, away from the reference (which is the gold model here)."""
     training = replace(TRAINING, steps=1, clip=None, **settings)
     subject = bed.fresh()
-    streams = make_streams(method, subject, bed.forget, bed.retain, training, 0)
+    streams = streams_of(method, subject, bed, training)
     streams = {name: wrap(stream) for name, stream in streams.items()}
     reference = bed.gold.with_model(bed.gold.model).model
     with gradients() as seen:
@@ -263,6 +280,9 @@ class RetainSide(Trained):
     def retain_loss(self, step: Step) -> Tensor | None:
         return self.method.retain_loss(step)
 
+    def trainable(self, model: nn.Module) -> list[str] | None:
+        return self.method.trainable(model)
+
 
 FORGET_WEIGHTS = {"forget_weight", "random_weight"}
 WEIGHTED = [n for n in TRAINED if FORGET_WEIGHTS & {f.name for f in fields(make(n))}]  # type: ignore[arg-type]
@@ -276,7 +296,7 @@ def test_forget_weight_zero_is_training_on_the_retain_side_alone(name: str, bed:
     ends = []
     for loss in (method, RetainSide(method)):
         subject = bed.fresh()
-        streams = make_streams(method, subject, bed.forget, bed.retain, TRAINING, 0)
+        streams = streams_of(method, subject, bed)
         Loop(subject.model, loss, streams, TRAINING, seed=0).run()
         ends.append(state(subject.model))
     assert changed(*ends) == set()
@@ -288,7 +308,7 @@ def test_every_reference_source_gives_the_same_run(trained: Trained, bed: Bed) -
     ends = []
     for copied in (False, True):
         subject = bed.fresh()
-        streams = make_streams(trained, subject, bed.forget, bed.retain, TRAINING, 0)
+        streams = streams_of(trained, subject, bed)
         reference = bed.fresh().model if copied else None
         log = Loop(subject.model, trained, streams, replace(TRAINING, lr=1e-5), seed=0, reference=reference).run()
         assert log.reference in (None, "frozen-copy" if copied else "cache")

@@ -6,6 +6,8 @@ import hashlib
 import importlib.util
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import nn
 
 from expunge.errors import InputError
 from expunge.language.encode import Template
+from expunge.language.guarded import PARTS, Guarded, is_guard_folder, read_guard
 
 
 @dataclass
@@ -48,15 +51,15 @@ class Subject:
 
     def fingerprint(self) -> str:
         """Content hash of the weights, what they are computed with, the tokenizer and the template."""
-        h = hashlib.blake2b(self.weights_hash().encode(), digest_size=16)
+        h = hashlib.blake2b(hash_weights(self.model).encode(), digest_size=16)
         h.update(_architecture(self.model).encode())
         h.update(self.tokenizer_hash.encode())
         h.update(repr((self.template, self.max_length)).encode())
         return h.hexdigest()
 
     def weights_hash(self) -> str:
-        """Content hash of every parameter and buffer, by name."""
-        return hash_weights(self.model)
+        """Content hash of every parameter and buffer, by name; under a guard, of the target's own."""
+        return hash_weights(self.model.target if isinstance(self.model, Guarded) else self.model)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -104,7 +107,8 @@ def _architecture(model: Any) -> str:
     scales = {}
     if "Peft" in type(model).__name__:
         scales = {name: (c.r, c.lora_alpha, c.use_rslora) for name, c in model.peft_config.items()}
-    return json.dumps([config, scales], sort_keys=True, default=str)
+    guard = [repr(model.guard), _architecture(model.companion)] if isinstance(model, Guarded) else []
+    return json.dumps([config, scales, *guard], sort_keys=True, default=str)
 
 
 def load_subject(
@@ -127,15 +131,33 @@ def load_subject(
     Raises:
         InputError: Nothing loadable there, pickled weights only, or a missing extra.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     _quiet()
-    where, options = _locate(source)
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype):
         raise InputError(f"model.dtype={dtype!r} is no torch dtype; float32, bfloat16 or float16.")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+    folder = Path(source).expanduser()
+    if is_guard_folder(folder):
+        tokenizer = _load_tokenizer(source, str(folder), {})
+        target, companion = (_load_model(str(folder / part), kind) for part in PARTS)
+        model: Any = Guarded(target, companion, read_guard(folder)).eval()
+    else:
+        tokenizer = _load_tokenizer(source, *_locate(source))
+        model = _load_model(source, kind)
+    return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
+
+
+def _load_tokenizer(source: str, where: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    with _refused(source):
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False, **options)
+
+
+def _load_model(source: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    where, options = _locate(source)
+    with _refused(source):
         if "gguf_file" in options:
             from transformers import GgufConfig
 
@@ -143,18 +165,23 @@ def load_subject(
         else:
             options["use_safetensors"] = True
         model, loading = AutoModelForCausalLM.from_pretrained(
-            where, dtype=kind, trust_remote_code=False, output_loading_info=True, **options
+            where, dtype=dtype, trust_remote_code=False, output_loading_info=True, **options
         )
+    missing = sorted(loading["missing_keys"])
+    if missing:  # the library would fill them with random numbers
+        raise InputError(f"{source}: {len(missing)} weights are missing from it (first: {missing[0]}).")
+    return model.to(default_device()).eval()
+
+
+@contextmanager
+def _refused(source: str) -> Iterator[None]:
+    try:
+        yield
     except MemoryError:
         raise
     except Exception as error:  # a missing file, a broken one, an unknown architecture: a zoo of errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{source}: cannot load a causal language model from it ({reason}).") from error
-    missing = sorted(loading["missing_keys"])
-    if missing:  # the library would fill them with random numbers
-        raise InputError(f"{source}: {len(missing)} weights are missing from it (first: {missing[0]}).")
-    model.to(default_device()).eval()
-    return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
 
 
 def default_device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,7 @@ from expunge.language.methods.idk import IDK
 from expunge.language.prepare import ModelRef, Models, key_of, model_ref, write_note
 from expunge.language.subject import Subject, merge_lora
 from expunge.language.unlearn import UnlearnJob, unlearn
-from expunge.language.workload import Workload
+from expunge.language.workload import Comparing, Workload
 from expunge.recipe import Recipe
 from expunge.report.assemble import ModelAudit
 from expunge.report.verdict import REFERENCES
@@ -123,10 +124,11 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
     """One method's unlearned model, in the run folder."""
     recipe, workload = context.recipe, context.workload
     method: Method = named.build()
-    training = recipe.training(named)
+    training = _training(context, named)
     out = context.folder / "model" if len(recipe.methods) == 1 else context.folder / "model" / named.name
     key = key_of("unlearn", _fingerprint(context, target), _data_key(context), named.name, repr(method),
-                 asdict(training), recipe.seed, asdict(context.models.spec), list(workload.refusals))  # fmt: skip
+                 asdict(training), recipe.seed, asdict(context.models.spec), list(workload.refusals),
+                 repr(recipe.benchmark) if workload.stop_rule else None)  # fmt: skip
     note = context.folder / "stages" / f"unlearn-{named.name}.json"
     if context.journal.done(note, key) and (out / "expunge.json").exists():
         return model_ref(out, recipe.model.dtype)
@@ -145,10 +147,18 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         write_note(unlearned, temporary)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)
-        _tell(context.journal, named.name, job.logs)
+        _tell(context.journal, named.name, job.logs, len(workload.forget) / training.batch_size)
         context.journal.finish(note, key, {"logs": [_summary(log) for log in job.logs]})
         shutil.rmtree(context.folder / "checkpoints" / named.name, ignore_errors=True)
     return model_ref(out, recipe.model.dtype)
+
+
+def _training(context: Context, named: Any) -> Training:
+    """The method's training settings; a stop rule looks after every pass over the forget set unless told."""
+    training = context.recipe.training(named)
+    if context.workload.stop_rule is None or training.evaluate_every:
+        return training
+    return replace(training, evaluate_every=math.ceil(len(context.workload.forget) / training.batch_size))
 
 
 def _observers(context: Context, name: str, subject: Subject, training: Training) -> Observers:
@@ -166,6 +176,9 @@ def _observers(context: Context, name: str, subject: Subject, training: Training
         probed = subject.with_model(model)
         return {n: float(fact_scores(probed, thin(rows), kind, tokens).mean()) for n, rows in splits.items()}
 
+    if context.workload.stop_rule is not None:  # the weights at the stop are the result: nothing is selected
+        rule = context.workload.stop_rule(subject)
+        return replace(observers, probe=lambda model: {**probe(model), **rule.probe(model)}, stop=rule.stop)
     if context.gold is None:
         return replace(observers, probe=probe)
     if context.gold_level is None:
@@ -175,7 +188,7 @@ def _observers(context: Context, name: str, subject: Subject, training: Training
     return replace(observers, probe=probe, score=lambda values: (-abs(values["forget"] - level),))
 
 
-def _tell(journal: Journal, name: str, logs: list[TrainLog]) -> None:
+def _tell(journal: Journal, name: str, logs: list[TrainLog], steps_an_epoch: float) -> None:
     """Loss terms of every step into the log; what did not go straight through into the report too."""
     for log in logs:
         for entry in log.steps:
@@ -183,7 +196,10 @@ def _tell(journal: Journal, name: str, logs: list[TrainLog]) -> None:
         if log.resumed_at is not None:
             journal.note(f"{name}: stopped earlier, resumed from the checkpoint at step {log.resumed_at}.")
         if log.stopped:
-            journal.note(f"{name}: ended early: {log.stopped}.")
+            passes = len(log.steps) / max(1, math.ceil(steps_an_epoch))
+            journal.note(f"{name}: ended after {passes:g} passes over the forget set: {log.stopped}.")
+        for text in log.notes:
+            journal.note(f"{name}: {text}.")
 
 
 def _summary(log: TrainLog) -> dict[str, Any]:
@@ -204,8 +220,10 @@ def audit_stage(context: Context, refs: dict[str, ModelRef]) -> dict[str, ModelA
     """Measure every model; gold first, because others are measured beside it."""
     attacks = {a.name: a.build() for a in context.recipe.audit.attacks}
     order = sorted(refs, key=lambda name: (name != "gold", name != "target"))
-    gold = _store(context, "gold", refs["gold"]) if "gold" in refs else None
-    audits = {name: _audit_one(context, name, refs[name], gold, attacks) for name in order}
+    compared = any(isinstance(m, Comparing) for m in context.workload.metrics)
+    beside = ["gold", "target"] if compared else ["gold"]  # models that others are measured beside stay loaded
+    stores = {name: _store(context, name, refs[name]) for name in beside if name in refs}
+    audits = {name: _audit_one(context, name, refs[name], stores, attacks) for name in order}
     first = [n for n in REFERENCES if n in audits]
     return {name: audits[name] for name in dict.fromkeys([*first, *audits])}
 
@@ -222,21 +240,22 @@ def _store(context: Context, name: str, ref: ModelRef) -> EvidenceStore:
 
 
 def _audit_one(
-    context: Context, name: str, ref: ModelRef, gold: EvidenceStore | None, attacks: dict[str, Attack]
+    context: Context, name: str, ref: ModelRef, stores: dict[str, EvidenceStore], attacks: dict[str, Attack]
 ) -> ModelAudit:
+    """Measure one model beside the stores of gold and target."""
     workload, recipe = context.workload, context.recipe
-    fingerprint = _fingerprint(context, ref)
+    fingerprint, gold, target = _fingerprint(context, ref), stores.get("gold"), stores.get("target")
     data = {split: digest(rows) for split, rows in workload.splits.items()}
-    gold_key = gold.subject.fingerprint() if gold else None
-    key = key_of("audit", fingerprint, gold_key, data, repr(workload.metrics), repr(attacks), recipe.seed,
+    beside = [store.subject.fingerprint() if store else None for store in (gold, target)]
+    key = key_of("audit", fingerprint, beside, data, repr(workload.metrics), repr(attacks), recipe.seed,
                  _data_key(context))  # fmt: skip
     path, note = context.folder / "audit" / f"{name}.json", context.folder / "stages" / f"audit-{name}.json"
     if context.journal.done(note, key) and path.exists():
         return replace(ModelAudit.load(path), name=name)
     with context.journal.stage(f"audit {name}"):
-        store = gold if gold is not None and name == "gold" else _store(context, name, ref)
+        store = stores.get(name) or _store(context, name, ref)
         with context.bars.work(f"audit {name}", len(workload.metrics) + len(attacks)) as progress:
-            audit = audit_model(store, gold, workload, attacks, seed=recipe.seed, progress=progress)
+            audit = audit_model(store, gold, workload, attacks, seed=recipe.seed, target=target, progress=progress)
         audit.save(path)
         context.journal.finish(note, key, {})
     return audit

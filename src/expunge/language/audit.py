@@ -14,7 +14,7 @@ from expunge.language.metrics.membership import loss_roc
 from expunge.language.metrics.rouge import rouge_l_recall
 from expunge.language.metrics.truth_ratio import truth_ratios
 from expunge.language.subject import Subject
-from expunge.language.workload import Workload, divide_clusters
+from expunge.language.workload import Comparing, Workload, divide_clusters
 from expunge.report.assemble import ChannelReading, ModelAudit
 
 # Scored with `divide_clusters`: the attacker's, the dev and the scored share of the forget clusters.
@@ -36,6 +36,7 @@ def audit_model(
     attacks: Mapping[str, Attack],
     *,
     seed: int,
+    target: EvidenceStore | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ModelAudit:
     """Measure one model.
@@ -46,6 +47,7 @@ def audit_model(
         workload: The benchmark's data and metrics.
         attacks: Name to attack.
         seed: Draws the attack's division of the forget clusters, the same for every model.
+        target: Evidence of the target, for the metrics that measure a change from it.
         progress: Told what is being measured.
     """
     audit = ModelAudit(
@@ -59,6 +61,8 @@ def audit_model(
             continue
         progress(type(metric).__name__)
         audit.findings += metric.measure(store, gold)
+        if target is not None and target is not store and isinstance(metric, Comparing):
+            audit.findings += metric.compare(store, target)
     audit.readings = [_plain(r, store) for r in _direct(store, workload)]
     groups = divide_clusters(workload.splits["forget"], seed, ATTACKER_SHARE, DEV_SHARE)
     setting = AttackSetting(workload, seed, groups)

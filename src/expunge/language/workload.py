@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from expunge.language.data import Record, cluster_ids
 from expunge.language.evidence import EvidenceStore
 from expunge.language.refusals import REFUSALS
+from expunge.language.stop_rule import StopRule
+from expunge.language.subject import Subject
 from expunge.report.scorecard import Finding
 
 # How one fact is scored, always in [0, 1]:
@@ -33,6 +35,15 @@ class Metric(Protocol):
         ...
 
 
+@runtime_checkable
+class Comparing(Protocol):
+    """A metric that also measures a model beside the target."""
+
+    def compare(self, model: EvidenceStore, target: EvidenceStore) -> list[Finding]:
+        """Findings about one model, such as its change from the target."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A benchmark's data and what is measured on it.
@@ -47,6 +58,7 @@ class Workload:
         max_new_tokens: Longest generated answer.
         notes: What the reader of the report should know about the data.
         refusals: Sentences the positive control, and methods that teach refusing, draw from.
+        stop_rule: Given the target, what ends unlearning once the forget set reads like unseen text.
     """
 
     forget: list[Record]
@@ -58,6 +70,7 @@ class Workload:
     max_new_tokens: int = 64
     notes: list[str] = field(default_factory=list)
     refusals: Sequence[str] = REFUSALS
+    stop_rule: Callable[[Subject], StopRule] | None = None
 
 
 class Benchmark(Protocol):

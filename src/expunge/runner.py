@@ -22,7 +22,6 @@ import torch
 from rich.console import Console
 
 from expunge.journal import Bars, Journal, cache_folder, lock_folder
-from expunge.language.benchmarks.testbed import Testbed
 from expunge.language.data import digest
 from expunge.language.prepare import Models, ModelSpec
 from expunge.language.testbed import World
@@ -133,7 +132,7 @@ def open_run(recipe: Recipe, bars: Bars) -> Context:
         dtype=recipe.model.dtype,
         max_length=recipe.model.max_length,
         lora=recipe.model.lora.model_dump() if recipe.model.lora else None,
-        world=benchmark.world if isinstance(benchmark, Testbed) else World(),
+        world=getattr(benchmark, "world", None) or World(),  # a benchmark on files has none
     )
     models = Models(
         spec, cache_folder(recipe.cache) / "models", seed=recipe.seed, observers=bars.watch, note=journal.note

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from expunge.engine.loop import Observers
 from expunge.engine.training import Training
@@ -28,6 +28,23 @@ from expunge.language.unlearn import UnlearnJob
 # Part of every key: raise it when a change alters what training produces.
 FORMAT = 1
 TESTBED = ("testbed", "testbed:base", "testbed:gold")
+
+
+class EmbeddedWorld(Protocol):
+    """Procedural data with a model small enough to be trained on it."""
+
+    @property
+    def target_training(self) -> Training:
+        """How that model is trained to know the data."""
+        ...
+
+    def base_subject(self, *, seed: int = 0) -> Subject:
+        """That model before any training."""
+        ...
+
+    def records(self) -> dict[str, list[Record]]:
+        """Named lists of records, ``train_forget`` and ``train_retain`` among them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ class ModelSpec:
     dtype: str = "float32"
     max_length: int = 512
     lora: dict[str, Any] | None = None
-    world: testbed.World = field(default_factory=testbed.World)
+    world: EmbeddedWorld = field(default_factory=testbed.World)
 
     def load(self) -> Subject:
         """Load the model the source names (not the embedded one)."""
@@ -110,7 +127,7 @@ class Models:
     def base(self, seed: int | None = None) -> Subject:
         """The model before it was trained on the benchmark's records."""
         if self.spec.source.startswith("testbed"):
-            return testbed.base_subject(self.spec.world, seed=self.seed if seed is None else seed)
+            return self.spec.world.base_subject(seed=self.seed if seed is None else seed)
         return self._source().load()
 
     def _source(self) -> ModelRef:
@@ -145,7 +162,7 @@ class Models:
             return self.keep(key, self.base, "untrained embedded model")
         records = self.spec.world.records()
         rows = records["train_retain"] + (records["train_forget"] if source == "testbed" else [])
-        return self.trained(rows, testbed.TARGET_TRAINING, self.seed, "embedded model")
+        return self.trained(rows, self.spec.world.target_training, self.seed, "embedded model")
 
     def trained(self, records: list[Record], training: Training, seed: int, title: str) -> ModelRef:
         """The base model fine-tuned on some records."""

@@ -134,6 +134,15 @@ class World:
     places: int = 30
     seed: int = 0
 
+    @property
+    def target_training(self) -> Training:
+        """How the embedded model is trained to know everybody."""
+        return TARGET_TRAINING
+
+    def base_subject(self, *, seed: int = 0) -> Subject:
+        """The embedded model before any training."""
+        return base_subject(self, seed=seed)
+
     def records(self) -> dict[str, list[Record]]:
         """All named lists of records.
 

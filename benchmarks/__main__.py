@@ -17,9 +17,12 @@ SPEED = (
     # name, the piece, what it is held against, the target
     ("NPO step / bare forward and backward", "npo", "bare", "at most 1.15"),
     ("NPO step / GradDiff step", "npo", "grad-diff", "about 1"),
-    ("RMU step (layer 4 of 12) / GradDiff step", "rmu", "grad-diff", "below 1"),
+    ("RMU step (layer 4 of 12) / GradDiff step", "rmu", "grad-diff", "below 0.5"),
+    ("NPO step under SAM / plain NPO step", "npo-sam", "npo", "at most 2.2"),
+    ("ULD (3 of 12 blocks) / its target, per decoded token", "decode-uld", "decode", "at most 1.35"),
     ("naive batch-1 TOFU suite / ours", "suite-naive", "suite", "at least 5"),
 )
+TRAINED_MIB = 11.6e6 * 4 / 2**20  # float32 weights of the model below
 MEMORY = (("peak memory of NPO / GradDiff", "npo", "grad-diff", "at most 1.05"),)
 
 
@@ -40,6 +43,10 @@ def main() -> None:
         for title, a, b, target in rows:
             ratios = [x[key] / y[key] for x, y in zip(results[a], results[b], strict=True)]
             print(f"| {title} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} | {target} |")
+    extra = [x["mib"] - y["mib"] for x, y in zip(results["npo-sam"], results["npo"], strict=True)]
+    copies = [e / TRAINED_MIB for e in extra]
+    print(f"| memory that SAM adds, in copies of the trained weights | {statistics.median(copies):.2f} "
+          f"| {min(copies):.2f} | {max(copies):.2f} | about 1 |")  # fmt: skip
     for name in names:
         seconds = statistics.median(r["seconds"] for r in results[name])
         mib = statistics.median(r["mib"] for r in results[name])

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,11 @@ from expunge.language import testbed
 from expunge.language.encode import Encoded, collate
 from expunge.language.evidence import EvidenceStore
 from expunge.language.forward import LanguageExamples
+from expunge.language.guarded import Guarded
 from expunge.language.methods.grad_diff import GradDiff
 from expunge.language.methods.npo import NPO
 from expunge.language.methods.rmu import RMU
+from expunge.language.methods.uld import ULD, first_blocks
 
 VOCABULARY, BATCH, STEPS = 8_192, 16, 3
 
@@ -69,18 +72,35 @@ def bare() -> float:
     return sum(times[1:])
 
 
-def steps_of(method: NPO | GradDiff | RMU) -> float:
+def steps_of(method: NPO | GradDiff | RMU, **settings: Any) -> float:
     """The same tokens through a method: optimiser, clipping and reference included."""
     model = make_model()
     streams = {
         "forget": Stream(LanguageExamples(sequences(64, 1)), epochs(64, STEPS + 1, BATCH, 0, "forget")),
         "retain": Stream(LanguageExamples(sequences(256, 2)), uniform(256, STEPS + 1, BATCH, 0, "retain")),
     }
-    training = Training(steps=STEPS + 1, batch_size=BATCH, lr=1e-6)
+    training = Training(steps=STEPS + 1, batch_size=BATCH, lr=1e-6, **settings)
     clock: list[float] = []
     observers = Observers(progress=lambda *_: clock.append(time.perf_counter()))
     Loop(model, method, streams, training, seed=0, observers=observers).run()
     return clock[-1] - clock[0]
+
+
+@torch.inference_mode()
+def decoding(guarded: bool) -> float:
+    """Forty tokens for each of eight prompts of 45, one at a time with the cache."""
+    model: Any = make_model().eval()
+    model.model.norm.weight.mul_(20.0)  # as sure of a few tokens as a trained model is
+    if guarded:
+        model = Guarded(model, first_blocks(model, 3), ULD(layers=3)).eval()
+    ids = sequences(8, 3).ids[: 8 * 45].view(8, 45)
+    cache, started = None, 0.0
+    for number in range(41):
+        if number == 1:  # the prompt is read; from here on it is one token after the other
+            started = time.perf_counter()
+        out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache, ids = out.past_key_values, out.logits[:, -1].argmax(-1, keepdim=True)
+    return time.perf_counter() - started
 
 
 def tiny() -> tuple[testbed.Subject, dict[str, list[testbed.Record]]]:
@@ -128,6 +148,9 @@ PIECES: dict[str, Callable[[], float]] = {
     "npo": lambda: steps_of(NPO()),
     "grad-diff": lambda: steps_of(GradDiff()),
     "rmu": lambda: steps_of(RMU(layer=4)),
+    "npo-sam": lambda: steps_of(NPO(), smoothing="sam"),
+    "decode": lambda: decoding(guarded=False),
+    "decode-uld": lambda: decoding(guarded=True),
     "suite": suite,
     "suite-naive": suite_naive,
 }

@@ -21,7 +21,9 @@ print(json.dumps([code, [m for m in {heavy!r} if m in sys.modules]]), file=sys.s
 """
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["list"], ["list", "--json"], ["show", "npo"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["bench", "--help"], ["list"], ["list", "--json"], ["show", "npo"]]
+)
 def test_nothing_heavy_is_imported(words: list[str]) -> None:
     probe = PROBE.format(words=words, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from expunge.cli.audit import audit
+from expunge.cli.bench import bench
 from expunge.cli.compare import compare
 from expunge.cli.cp import copy_recipe
 from expunge.cli.demo import demo
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "unlearn": unlearn,
     "audit": audit,
     "compare": compare,
+    "bench": bench,
     "list": list_entries,
     "show": show,
     "cp": copy_recipe,

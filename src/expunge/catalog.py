@@ -46,6 +46,7 @@ class Entry:
         module: Dotted module.
         qualname: Class name.
         fields: Hyper-parameters with their defaults.
+        aliases: Other names it answers to (`aliases: ClassVar[str]`, separated by spaces).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Entry:
     module: str
     qualname: str
     fields: tuple[Field, ...]
+    aliases: tuple[str, ...] = ()
 
     def load(self) -> type[Any]:
         """Import the class."""
@@ -89,7 +91,8 @@ class Catalog(NamedTuple):
             InputError: No such entry (with the nearest valid name), or several wings have one.
         """
         wanted = normalise(name)
-        named = [e for e in self.entries if e.kind == kind and e.name == wanted]
+        ours = [e for e in self.entries if e.kind == kind]
+        named = [e for e in ours if e.name == wanted] or [e for e in ours if wanted in e.aliases]
         found = [e for e in named if e.wing == wing] or named
         if not found:
             for problem in self.problems:  # the file is there, but not as it should be
@@ -213,4 +216,5 @@ def read(path: Path, folder: Folder) -> Entry:
         module=f"{folder.package}.{path.stem}",
         qualname=node.name,
         fields=dataclass_fields(chain),
+        aliases=tuple(map(normalise, constant("aliases", chain).split())),
     )

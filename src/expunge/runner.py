@@ -23,7 +23,7 @@ from rich.console import Console
 
 from expunge.journal import Bars, Journal, cache_folder, lock_folder
 from expunge.language.data import digest
-from expunge.language.prepare import Models, ModelSpec
+from expunge.language.prepare import EMBEDDED, Models, ModelSpec
 from expunge.language.testbed import World
 from expunge.language.workload import Workload
 from expunge.recipe import Recipe
@@ -123,8 +123,8 @@ def open_run(recipe: Recipe, bars: Bars) -> Context:
     folder = Path(recipe.out)
     journal = Journal(folder / "log.jsonl", bars.console)
     source = recipe.model.source
-    if source == "testbed" and recipe.target is not None:
-        source = "testbed:base"
+    if source in EMBEDDED and recipe.target is not None:
+        source += ":base"
     spec = ModelSpec(
         source=source,
         template=recipe.model.template,

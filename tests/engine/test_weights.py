@@ -44,6 +44,12 @@ def test_only_the_slice_moves_weight_decay_included() -> None:
     assert torch.equal(model.gate, start.gate)
 
 
+def test_only_the_column_moves_weight_decay_included() -> None:
+    start, model = Experts(), Experts()
+    trained(model, ["fused[:,1]"])
+    assert [torch.equal(model.fused[:, i], start.fused[:, i]) for i in range(3)] == [True, False, True]
+
+
 def test_a_slice_is_trained_as_if_it_were_a_parameter_of_its_own() -> None:
     """Against the same expert as a plain parameter in a model where it stands alone."""
     model = Experts()
@@ -119,6 +125,7 @@ def test_a_perturbation_that_rounding_swallows_is_noticed() -> None:
 def test_names_that_do_not_exist_are_refused() -> None:
     parameters = dict(Experts().named_parameters())
     check_names(parameters, ["fused[3]", "gate"], "Me")
-    for name in ("fused[4]", "fuse[0]", "gates"):
+    check_names(parameters, ["fused[:,2]"], "Me")
+    for name in ("fused[4]", "fuse[0]", "gates", "fused[:,3]", "gate[:,0]"):
         with pytest.raises(InputError, match="which the model does not have"):
             check_names(parameters, [name], "Me")

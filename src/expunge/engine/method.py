@@ -152,8 +152,8 @@ class Trained(Method):
     def trainable(self, model: nn.Module) -> list[str] | None:
         """Names of the parameters to train; None for all that require gradients.
 
-        A name such as ``mlp.experts.down_proj[3]`` stands for one slice of a parameter along its first
-        dimension: nothing else of that parameter moves, weight decay included.
+        A name such as ``mlp.experts.down_proj[3]`` stands for one row of a parameter (its first dimension),
+        ``mlp.down_proj.weight[:,7]`` for one column: nothing else of it moves, weight decay included.
 
         Raises:
             InputError: The method's layers or parameters do not exist in this model.

@@ -1,4 +1,4 @@
-"""Names of slices: ``NAME[3]`` is entry 3 of parameter NAME along its first dimension.
+"""Names of slices: ``NAME[3]`` is row 3 of parameter NAME (its first dimension), ``NAME[:,3]`` its column 3.
 
 Mixtures of experts keep all experts of a layer in one tensor. Masking its gradient does not keep the other
 experts still, since decoupled weight decay moves whatever the optimiser holds; so the optimiser is given the
@@ -14,17 +14,20 @@ from torch import Tensor
 
 from expunge.errors import InputError
 
-_SLICE = re.compile(r"(.+)\[(\d+)\]")
+Index = int | tuple[slice, int]
+_SLICE = re.compile(r"(.+)\[(:,)?(\d+)\]")
 
 
-def split_name(name: str) -> tuple[str, int | None]:
-    """The parameter a name speaks of, and which slice of it; None for the whole.
+def split_name(name: str) -> tuple[str, Index | None]:
+    """The parameter a name speaks of, and the index of the slice; None for the whole.
 
-    >>> split_name("experts.down_proj[3]"), split_name("gate.weight")
-    (('experts.down_proj', 3), ('gate.weight', None))
+    >>> split_name("experts.down_proj[3]"), split_name("gate.weight"), split_name("down_proj.weight[:,7]")
+    (('experts.down_proj', 3), ('gate.weight', None), ('down_proj.weight', (slice(None, None, None), 7)))
     """
     found = _SLICE.fullmatch(name)
-    return (found[1], int(found[2])) if found else (name, None)
+    if not found:
+        return name, None
+    return found[1], (slice(None), int(found[3])) if found[2] else int(found[3])
 
 
 def tensor_of(tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -41,5 +44,7 @@ def check_names(parameters: Mapping[str, Tensor], names: list[str], who: str) ->
     """
     for name in names:
         whole, index = split_name(name)
-        if whole not in parameters or (index is not None and index >= len(parameters[whole])):
+        shape = parameters[whole].shape if whole in parameters else ()
+        place, size = (index[1], shape[1:2]) if isinstance(index, tuple) else (index, shape[:1])
+        if whole not in parameters or (place is not None and (not size or place >= size[0])):
             raise InputError(f"{who} trains {name!r}, which the model does not have.")

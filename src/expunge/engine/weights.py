@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from expunge.engine.slices import split_name, tensor_of
+from expunge.engine.slices import Index, split_name, tensor_of
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -47,7 +47,7 @@ class Weights:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within, a backward pass leaves gradients with the moved parameters; the model keeps none of its own."""
-        pieces: dict[str, list[tuple[int | None, nn.Parameter]]] = {}
+        pieces: dict[str, list[tuple[Index | None, nn.Parameter]]] = {}
         for name, parameter in self.moved.items():
             whole, index = split_name(name)
             if parameter is not self._own[whole]:
@@ -124,7 +124,7 @@ class Weights:
         self.sync()
 
 
-def _hand_over(pieces: list[tuple[int | None, nn.Parameter]]) -> Callable[[Tensor], None]:
+def _hand_over(pieces: list[tuple[Index | None, nn.Parameter]]) -> Callable[[Tensor], None]:
     def hook(whole: Tensor) -> None:
         assert whole.grad is not None
         for index, piece in pieces:

@@ -176,6 +176,8 @@ class ForwardPass:
         Raises:
             RuntimeError: The forward pass has been made.
         """
+        if module in self._watched:
+            return
         if self._ran:
             raise RuntimeError("watch() comes before anything else of a view is read")
         self._watched[module] = None

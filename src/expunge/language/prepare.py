@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from expunge.engine.loop import Observers
 from expunge.engine.training import Training
 from expunge.errors import InputError
-from expunge.language import testbed
+from expunge.language import testbed, testbed_moe
 from expunge.language.data import Record, digest
 from expunge.language.encode import Template
 from expunge.language.methods.fine_tune import FineTune
@@ -27,7 +27,8 @@ from expunge.language.unlearn import UnlearnJob
 
 # Part of every key: raise it when a change alters what training produces.
 FORMAT = 1
-TESTBED = ("testbed", "testbed:base", "testbed:gold")
+EMBEDDED = ("testbed", "testbed-moe")
+TESTBED = tuple(f"{name}{part}" for name in EMBEDDED for part in ("", ":base", ":gold"))
 
 
 class EmbeddedWorld(Protocol):
@@ -52,7 +53,7 @@ class ModelSpec:
     """Which model, and how it is fed.
 
     Attributes:
-        source: What `load_subject` takes, or ``testbed``, ``testbed:base``, ``testbed:gold``.
+        source: What `load_subject` takes, or ``testbed`` or ``testbed-moe``, each also with ``:base`` or ``:gold``.
         template: ``auto``, ``chat``, ``plain`` or the three tags.
         system: System prompt for a chat template.
         dtype: Torch dtype of the weights.
@@ -126,8 +127,13 @@ class Models:
 
     def base(self, seed: int | None = None) -> Subject:
         """The model before it was trained on the benchmark's records."""
-        if self.spec.source.startswith("testbed"):
-            return self.spec.world.base_subject(seed=self.seed if seed is None else seed)
+        if self.spec.source in TESTBED:
+            number = self.seed if seed is None else seed
+            if not self.spec.source.startswith("testbed-moe"):
+                return self.spec.world.base_subject(seed=number)
+            if not isinstance(self.spec.world, testbed.World):
+                raise InputError("model.source=testbed-moe: this benchmark brings an embedded model of its own.")
+            return testbed_moe.base_subject(self.spec.world, seed=number)
         return self._source().load()
 
     def _source(self) -> ModelRef:
@@ -144,7 +150,7 @@ class Models:
 
     def base_key(self, seed: int) -> str:
         """Content of the base model."""
-        if self.spec.source.startswith("testbed"):
+        if self.spec.source in TESTBED:
             if seed not in self._base_keys:
                 self._base_keys[seed] = self.base(seed).fingerprint()
             return self._base_keys[seed]
@@ -157,11 +163,11 @@ class Models:
         source = self.spec.source
         if source not in TESTBED:
             return self._source()
-        if source == "testbed:base":
+        if source.endswith(":base"):
             key = key_of("base", self.base_key(self.seed))
             return self.keep(key, self.base, "untrained embedded model")
         records = self.spec.world.records()
-        rows = records["train_retain"] + (records["train_forget"] if source == "testbed" else [])
+        rows = records["train_retain"] + ([] if source.endswith(":gold") else records["train_forget"])
         return self.trained(rows, self.spec.world.target_training, self.seed, "embedded model")
 
     def trained(self, records: list[Record], training: Training, seed: int, title: str) -> ModelRef:

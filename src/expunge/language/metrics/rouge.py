@@ -37,13 +37,28 @@ def rouge_l_recall(references: Sequence[str], generations: Sequence[str]) -> Flo
     Raises:
         InputError: Not one generation per reference.
     """
+    return np.array([score.recall for score in _rouge_l(references, generations)], dtype=np.float64)
+
+
+def rouge_l_f1(references: Sequence[str], generations: Sequence[str]) -> Floats:
+    """ROUGE-L F1: the harmonic mean of the subsequence's share of both texts (see `rouge_l_recall`).
+
+    Returns:
+        [n] in [0, 1].
+
+    Raises:
+        InputError: Not one generation per reference.
+    """
+    return np.array([score.fmeasure for score in _rouge_l(references, generations)], dtype=np.float64)
+
+
+def _rouge_l(references: Sequence[str], generations: Sequence[str]) -> list[Any]:
     if len(references) != len(generations):
         raise InputError(f"ROUGE: {len(references)} answers but {len(generations)} generations.")
-    scores = [
-        _scorer(letters=not re.search("[a-z0-9]", r.lower())).score(r, g)["rougeL"].recall
+    return [
+        _scorer(letters=not re.search("[a-z0-9]", r.lower())).score(r, g)["rougeL"]
         for r, g in zip(references, generations, strict=True)
     ]
-    return np.array(scores, dtype=np.float64)
 
 
 class _Letters:

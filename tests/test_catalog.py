@@ -184,3 +184,7 @@ def test_the_paper_ledger_is_up_to_date() -> None:
     root = Path(__file__).parents[1]
     ledger = runpy.run_path(str(root / "scripts" / "papers.py"))["ledger"]
     assert (root / "docs" / "papers.md").read_text(encoding="utf-8") == ledger(catalog.entries())
+
+
+def test_a_method_answers_to_its_other_name() -> None:
+    assert catalog.find("method", "uoe") is catalog.find("method", "SEUF")

@@ -143,7 +143,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         unlearned = merge_lora(unlearn(method, job))
         temporary = out.with_name(out.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        unlearned.save(temporary, model_card(named, method, recipe, digest(workload.forget)))
+        unlearned.save(temporary, model_card(named.name, method, recipe, digest(workload.forget)))
         write_note(unlearned, temporary)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(temporary, out)

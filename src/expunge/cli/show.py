@@ -24,9 +24,10 @@ def show(
         from expunge.catalog import entries, normalise
         from expunge.errors import InputError, nearest
 
-        found = [entry for entry in entries() if entry.name == normalise(name)]
+        wanted = normalise(name)
+        found = [e for e in entries() if e.name == wanted] or [e for e in entries() if wanted in e.aliases]
         if not found:
-            known = nearest(normalise(name), {entry.name for entry in entries()})
+            known = nearest(wanted, {entry.name for entry in entries()})
             raise InputError(f"Unknown name {name!r}.{known}")
         for entry in found:
             _print(entry)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from expunge.engine.method import Method
+from expunge.engine.method import Guard, Method
+
+GUARDED = """
+**Guarded, not erased.** The weights in `target/` are those of the model as delivered and still hold the data;
+`companion/` and `guard.json` change what is said. Load the folder with expunge: whoever loads `target/` alone
+goes round the guard.
+"""
 
 
 def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> str:
@@ -17,9 +23,10 @@ def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> st
         recipe: The run's recipe.
         forget_digest: Content hash of the forget set (its id; never its content).
     """
+    library, guarded = ("expunge", GUARDED) if isinstance(method, Guard) else ("transformers", "")
     return textwrap.dedent(f"""\
         ---
-        library_name: transformers
+        library_name: {library}
         tags: [machine-unlearning, expunge]
         ---
         # {recipe.name}: unlearned with {name}
@@ -32,4 +39,4 @@ def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> st
 
         Whether the model has forgotten is a matter of evidence: see `scorecard.json` and `report.html` of
         the run. A claim holds within the tested budget only.
-        """)
+        """) + guarded

@@ -334,3 +334,59 @@ def test_every_reference_source_gives_the_same_run(trained: Trained, bed: Bed) -
         ends.append(log.steps)
     for a, b in zip(*ends, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
+
+
+# -- smoothing of any loss ----------------------------------------------------------------------------
+
+SMOOTHINGS: dict[str, dict[str, Any]] = {
+    "sam": {"rho": 0.5},
+    "rs": {"sigma": 0.02},
+    "gp": {"penalty": 0.5},
+    "cr": {"penalty": 0.5, "mu": 0.05},
+}
+
+
+@pytest.mark.parametrize("kind", SMOOTHINGS)
+@pytest.mark.parametrize("name", ["npo", "grad-diff", "rmu"])
+def test_smoothing_of_accumulated_batches_is_that_of_the_large_batch(kind: str, name: str, bed: Bed) -> None:
+    method = make(name)
+    assert isinstance(method, Trained)
+    settings = {"smoothing": kind, **SMOOTHINGS[kind]}
+    whole = first_gradient(method, bed, **settings)
+    same(whole, first_gradient(method, bed, micro_batch=5, **settings))
+    plain = first_gradient(method, bed)
+    moves = any(not torch.equal(whole[1][i], plain[1][i]) for i in plain[1])
+    assert moves == ((name, kind) != ("rmu", "cr"))  # RMU is quadratic in the one matrix it trains here
+
+
+@pytest.mark.parametrize("kind", SMOOTHINGS)
+def test_the_retain_gradient_is_taken_where_the_weights_stand(kind: str, bed: Bed) -> None:
+    """With a forget weight of zero nothing but the retain gradient is left, and it is the plain one."""
+    method: Any = replace(make("grad-diff"), forget_weight=0.0)  # type: ignore[type-var]
+    smooth = first_gradient(method, bed, smoothing=kind, **SMOOTHINGS[kind])
+    for i, gradient in first_gradient(method, bed)[1].items():
+        assert torch.equal(gradient, smooth[1][i])
+
+
+def test_averaged_weights_are_the_mean_of_what_was_passed_and_survive_a_kill(
+    bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snapshots after steps 3 and 5 of 5; killed after step 4 and resumed, the same to the bit."""
+    monkeypatch.setattr(Checkpoints, "due", lambda self: self.folder is not None)
+    averaged = replace(TRAINING, smoothing="wa", average_from=3, average_every=2)
+    seen: list[dict[str, Tensor]] = []
+    job = job_of(bed)
+    job.observers = Observers(progress=lambda *_: seen.append(state(job.subject.model)))
+    unlearn(make("grad-diff"), job)
+    mean = unlearn(make("grad-diff"), job_of(bed, averaged))
+    for name, value in state(mean.model).items():
+        torch.testing.assert_close(value, (seen[2][name] + seen[4][name]) / 2)
+
+    def kill(step: int, total: int, terms: dict[str, float]) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unlearn(make("grad-diff"), job_of(bed, averaged, folder=tmp_path, observers=Observers(progress=kill)))
+    resumed = unlearn(make("grad-diff"), job_of(bed, averaged, folder=tmp_path))
+    assert changed(state(resumed.model), state(mean.model)) == set()

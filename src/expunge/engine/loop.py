@@ -6,8 +6,8 @@ and started again ends with the same weights, bit for bit on a CPU, as one that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from expunge.engine import reference as ref
 from expunge.engine.averaging import Average
 from expunge.engine.batches import Batches
 from expunge.engine.batches import Stream as Stream
 from expunge.engine.checkpoint import Checkpoints, restore
-from expunge.engine.method import Step, Trained
+from expunge.engine.gradients import Gradients, autocast
+from expunge.engine.method import Trained
 from expunge.engine.optimizers import make_optimizers, select_trainable
-from expunge.engine.smoothing import smoothing
-from expunge.engine.training import Training, derive_seed
+from expunge.engine.training import Training
 from expunge.engine.weights import Weights
 from expunge.errors import InputError, RunError
 
@@ -115,7 +114,6 @@ class Loop:
         self.batches = Batches(model, own, seed, training.micro_batch, rank, world)
         self.checkpoints = Checkpoints(folder)
         self.observers = observers or Observers()
-        self.smoothing = smoothing(training)
         self.average = Average(training, self.total)
         self.given_reference = reference
         self.log = TrainLog()
@@ -144,6 +142,9 @@ class Loop:
                 self.weights = Weights(self.model, names)
                 stack.enter_context(self.weights.attached())
                 self.parameters = self.weights.parameters
+                self.gradients = Gradients(
+                    self.accelerator, self.batches, self.method, self.training, self.weights, self.seed
+                )
                 self.optimizers = make_optimizers(self.model, self.weights.moved, self.training)
                 self._train(self._resume())
                 self._finish()
@@ -168,13 +169,15 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
         self.model.train()
-        terms = self._gradients(step)
+        terms = self.gradients.of_step(step)
+        self._warn_if_invisible()
         self._refuse_nonfinite(step, terms)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.weights.sync()
-        self.average.see(step + 1, self.weights.state())
+        if self.average.on:
+            self.average.see(step + 1, self.weights.state())
         self.batches.state = {k: v.detach() for k, v in self.method.update(self.batches.state, terms, step).items()}
         self.log.steps.append({"step": step, **terms})
         cap = self.training.loss_cap
@@ -185,21 +188,6 @@ class Loop:
         if self.checkpoints.due():
             self._save(step + 1)
 
-    def _gradients(self, step: int) -> dict[str, float]:
-        """Gradients of both sides into ``.grad``; returns the value of each term."""
-        sums: dict[str, Tensor] = {}
-        if self.method.has_forget:
-            self.smoothing(_Side(self, step, "forget", self.batches.forget, sums))
-            self._warn_if_invisible()
-        if self.method.has_retain:
-            _Side(self, step, "retain", ("retain",), sums).backward()
-        if self.batches.world > 1:
-            zero = torch.zeros((), device=self.parameters[0].device)  # for a process whose rows had no loss
-            terms = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
-            terms += sorted(sums.keys() - {"forget", "retain"})
-            sums = {n: self.accelerator.reduce(sums.get(n, zero).double(), reduction="sum") for n in terms}
-        return {k: float(v) for k, v in sums.items()}
-
     def _warn_if_invisible(self) -> None:
         share = self.weights.visible
         if share is not None and share < VISIBLE and not self.log.notes:
@@ -208,32 +196,8 @@ class Loop:
                 f"load the model in float32 (model.dtype), or the smoothing does nothing"
             )
 
-    @contextmanager
-    def _summed_over_processes(self) -> Iterator[None]:
-        """Within, each process adds its share to ``.grad``; afterwards all hold the sum over processes.
-
-        The sum is taken here and not by DistributedDataParallel: a loss that reads hidden states never
-        reaches the blocks above them, and two forward passes may share one backward pass; DDP counts on
-        neither. A parameter that no process touched keeps no gradient, as in a single process.
-        """
-        world = self.batches.world
-        if world > 1:  # what an earlier side left is the same everywhere; summing it must give it back
-            for p in self.parameters:
-                if p.grad is not None:
-                    p.grad.div_(world)
-        yield
-        if world > 1:
-            held = torch.tensor([float(p.grad is not None) for p in self.parameters])
-            anywhere = self.accelerator.reduce(held.to(self.parameters[0].device), reduction="sum")
-            for p, count in zip(self.parameters, anywhere.tolist(), strict=True):
-                if count:
-                    share = torch.zeros_like(p) if p.grad is None else p.grad
-                    p.grad = self.accelerator.reduce(share, reduction="sum")
-
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.training.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return autocast(self.training, self.accelerator.device)
 
     def _refuse_nonfinite(self, step: int, terms: dict[str, float]) -> None:
         clip = self.training.clip
@@ -373,55 +337,6 @@ class Loop:
         if kept is None:
             raise RunError("The weights of the selected step are missing from the checkpoint folder.")
         self.weights.load(kept)
-
-
-@dataclass
-class _Side:
-    """One side of one step: what smoothing may ask of it (`smoothing.ForgetSide`)."""
-
-    loop: Loop
-    step: int
-    name: str
-    streams: tuple[str, ...]
-    sums: dict[str, Tensor]
-
-    @property
-    def weights(self) -> Weights:
-        return self.loop.weights
-
-    def generator(self, draw: int) -> torch.Generator:
-        """See `smoothing.ForgetSide`."""
-        return torch.Generator().manual_seed(derive_seed(self.loop.seed, "noise", self.step, draw))
-
-    def backward(self) -> None:
-        """Add this side's gradient to ``.grad``, and file the value of its terms."""
-        values: dict[str, Tensor] = {}
-        with self.loop._summed_over_processes():
-            for chunk, loss in self._losses():
-                loss.backward()  # accelerate would divide by the launcher's accumulation steps
-                for name, value in {self.name: loss.detach(), **chunk.notes}.items():
-                    values[name] = values[name] + value if name in values else value
-        self.sums.update(values)
-
-    def backward_along(self, vector: list[Tensor | None]) -> None:
-        """Add the Hessian times `vector` to ``.grad``: the gradient of <gradient, vector>."""
-        weights = self.loop.weights
-        # fused attention kernels have no second derivative
-        with self.loop._summed_over_processes(), sdpa_kernel(SDPBackend.MATH):
-            for _, loss in self._losses():
-                slopes = torch.autograd.grad(loss, weights.leaves(), create_graph=True, allow_unused=True)
-                along = weights.along(slopes, vector)
-                if along.requires_grad:  # not so where the loss is linear in the weights
-                    along.backward()
-
-    def _losses(self) -> Iterator[tuple[Step, Tensor]]:
-        loop = self.loop
-        for number, chunk in enumerate(loop.batches.micro(self.step, self.streams)):
-            torch.manual_seed(derive_seed(loop.seed, self.name, self.step, number, loop.batches.rank))
-            with loop._autocast():
-                loss = loop.method.forget_loss(chunk) if self.name == "forget" else loop.method.retain_loss(chunk)
-            if loss is not None and loss.requires_grad:
-                yield chunk, loss
 
 
 def _refuse_sharding(accelerator: Accelerator) -> None:

@@ -24,7 +24,8 @@ def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> st
         forget_digest: Content hash of the forget set (its id; never its content).
     """
     library, guarded = ("expunge", GUARDED) if isinstance(method, Guard) else ("transformers", "")
-    return textwrap.dedent(f"""\
+    return (
+        textwrap.dedent(f"""\
         ---
         library_name: {library}
         tags: [machine-unlearning, expunge]
@@ -39,4 +40,6 @@ def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> st
 
         Whether the model has forgotten is a matter of evidence: see `scorecard.json` and `report.html` of
         the run. A claim holds within the tested budget only.
-        """) + guarded
+        """)
+        + guarded
+    )

@@ -160,6 +160,11 @@ def test_the_headline_is_the_first_ranked_method() -> None:
     assert page(board())
 
 
+def test_the_headline_passes_over_a_method_that_is_gold_itself() -> None:
+    itself = row_of("retrain", [{**cell(0.0), "distance": 0.0}] * 2, 2, 0.9, None)
+    assert headline(board(itself, ROWS[0])).startswith("NPO comes closest")
+
+
 @pytest.mark.parametrize("rows", [(), ROWS[2:]])
 def test_a_board_without_numbers_is_still_a_board(rows: tuple[Row, ...]) -> None:
     empty = Board("tiny", (0,), 0.9, {}, (), rows)

@@ -14,6 +14,7 @@ _STYLE = (Path(plots.__file__).parent / "style.css").read_text(encoding="utf-8")
 _MORE = """
 .board td, .board th { white-space: nowrap; padding: 6px 10px; }
 .board td.remark { white-space: normal; min-width: 16em; }
+.board td:nth-last-child(2) { white-space: normal; min-width: 9em; }
 .board tr.reference th, .board tr.reference td { color: var(--soft); } .board .rank { color: var(--faint); }
 """
 _RANK = {"below-floor": "below floor", "failed": "failed", "unfinished": "unfinished", "not-run": "not run"}
@@ -54,8 +55,8 @@ def page(board: Board) -> str:
 
 
 def headline(board: Board) -> str:
-    """The result in a sentence."""
-    first = next((row for row in board.rows if row.status == "ranked" and row.distance), None)
+    """The result in a sentence. A method that is gold itself (retraining from the same seed) is passed over."""
+    first = next((row for row in board.rows if row.status == "ranked" and row.distance and row.distance.mean), None)
     if first is None or first.distance is None:
         return "No method has been ranked."
     name = cells_of(first)[0]

@@ -63,17 +63,19 @@ class SAM:
     def __call__(self, side: ForgetSide) -> None:
         """Leave the gradient at theta + eps. A gradient that is not finite is left; the loop refuses it."""
         side.backward()
-        gradient = gradients(side.weights)
         chosen = [
-            g if self.blocks is None or in_first_blocks(n, self.blocks) else None
-            for n, g in zip(side.weights.moved, gradient, strict=True)
+            p.grad if self.blocks is None or in_first_blocks(n, self.blocks) else None
+            for n, p in side.weights.moved.items()
         ]
         norm = joint_norm(chosen)
         if not torch.isfinite(norm):
             return
         scale = self.rho / (norm.item() + 1e-12)
         clear(side.weights)
-        with side.weights.moved_by([None if g is None else g.mul_(scale) for g in chosen]):
+        for g in chosen:
+            if g is not None:
+                g.mul_(scale)
+        with side.weights.moved_by(chosen):
             side.backward()
 
 

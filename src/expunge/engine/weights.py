@@ -68,13 +68,19 @@ class Weights:
                 stored.detach().copy_(parameter)
 
     @contextmanager
-    def moved_by(self, deltas: Sequence[Tensor | None]) -> Iterator[None]:
-        """Within, the weights stand at theta + delta; afterwards they are restored byte for byte."""
-        steps = [(p, d, p.detach().clone()) for p, d in zip(self.parameters, deltas, strict=True) if d is not None]
+    def moved_by(self, deltas: list[Tensor | None]) -> Iterator[None]:
+        """Within, the weights stand at theta + delta; afterwards they are restored byte for byte.
+
+        The list is emptied, so that the deltas take no memory while the perturbed model runs.
+        """
         before = self._half_copies()
+        saved: list[tuple[Tensor, Tensor]] = []
         with torch.no_grad():
-            for p, delta, _ in steps:
-                p.add_(delta)
+            for p, delta in zip(self.parameters, deltas, strict=True):
+                if delta is not None:
+                    saved.append((p, p.detach().clone()))
+                    p.add_(delta)
+        deltas.clear()
         self.sync()
         if before:
             changed = sum(int((tensor_of(self._own, n) != old).sum()) for n, old in before.items())
@@ -83,7 +89,7 @@ class Weights:
             yield
         finally:
             with torch.no_grad():
-                for p, _, original in steps:
+                for p, original in saved:
                     p.copy_(original)
             self.sync()
 

@@ -152,6 +152,7 @@ def report_stage(context: Context, audits: dict[str, ModelAudit], started: str) 
     tolerance = Tolerance(delta=recipe.audit.delta)
     judged = [n for n in scorecard.evidence if n not in JUDGED_BY]
     scorecard.verdicts = {name: judge_model(scorecard, name, tolerance) for name in judged}
+    scorecard.published = list(context.workload.published)
     scorecard.run = _provenance(context, started)
     scorecard.save(context.folder / "scorecard.json")
     write_report(scorecard, context.folder / "report.html")

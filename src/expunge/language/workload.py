@@ -14,7 +14,7 @@ from expunge.language.evidence import EvidenceStore
 from expunge.language.refusals import REFUSALS
 from expunge.language.stop_rule import StopRule
 from expunge.language.subject import Subject
-from expunge.report.scorecard import Finding
+from expunge.report.scorecard import Finding, Published
 
 # How one fact is scored, always in [0, 1]:
 #   exact   greedy decoding reproduces the answer (closed-set answers)
@@ -58,6 +58,7 @@ class Workload:
         max_new_tokens: Longest generated answer.
         notes: What the reader of the report should know about the data.
         refusals: Sentences the positive control, and methods that teach refusing, draw from.
+        published: The benchmark's published numbers, for the report.
         stop_rule: Given the target, what ends unlearning once the forget set reads like unseen text.
     """
 
@@ -70,6 +71,7 @@ class Workload:
     max_new_tokens: int = 64
     notes: list[str] = field(default_factory=list)
     refusals: Sequence[str] = REFUSALS
+    published: Sequence[Published] = ()
     stop_rule: Callable[[Subject], StopRule] | None = None
 
 

@@ -46,6 +46,27 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A number printed elsewhere, shown beside ours; another model and other data unless the source says so.
+
+    Attributes:
+        metric: Name of the finding it belongs beside.
+        split: Split of that finding.
+        model: Model and size, as printed.
+        method: Method, as printed; ``before`` for the model before unlearning, ``gold`` for the retrained one.
+        value: In the finding's unit (a percentage is divided by 100).
+        source: Where it is printed; ends in ", from memory" where nobody could look it up again.
+    """
+
+    metric: str
+    split: str
+    model: str
+    method: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
 class ChannelEvidence:
     """What one evidence channel found about one model, cluster by cluster (``verdict.py`` judges it).
 
@@ -106,6 +127,7 @@ class Scorecard:
             control) and ``gold_2`` (a spare gold seed, the negative control) when they were made.
         verdicts: Model name to verdict.
         curves: Data behind the plots (see ``plots.py``), never forget content.
+        published: The benchmark's published numbers.
         run: Recipe, versions, seeds, hardware, data hashes, timings.
     """
 
@@ -114,6 +136,7 @@ class Scorecard:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
+    published: list[Published] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
 
     def value(self, metric: str, split: str, subject: str) -> float | None:
@@ -150,7 +173,8 @@ class Scorecard:
         evidence = {name: _evidence(e) for name, e in raw.get("evidence", {}).items()}
         verdicts = {name: Verdict(**v) for name, v in raw.get("verdicts", {}).items()}
         gap = [_number(v) for v in raw.get("gap", [])]
-        rest = {"curves": raw.get("curves", {}), "run": raw.get("run", {})}
+        published = [Published(**p) for p in raw.get("published", [])]
+        rest = {"curves": raw.get("curves", {}), "published": published, "run": raw.get("run", {})}
         return cls(findings=findings, gap=gap, evidence=evidence, verdicts=verdicts, **rest)
 
 

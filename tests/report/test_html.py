@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_audit import METHODS, build
 
-from expunge.report._words import METRICS, VERDICTS
+from expunge.report._words import METRICS, VERDICTS, number
+from expunge.report.gaps import normalised_gaps
 from expunge.report.html import render, write_report
-from expunge.report.scorecard import Evidence, Finding, Scorecard
+from expunge.report.scorecard import Evidence, Finding, Published, Scorecard
 
 VOID = {"meta", "line", "rect", "path", "circle", "polygon", "polyline", "br"}
 
@@ -152,3 +153,28 @@ def test_write_is_repeatable_and_leaves_one_file(tmp_path):
 def test_every_verdict_has_words_and_a_colour(many):
     for word in VERDICTS:
         assert f".badge.{word}" in many
+
+
+def test_published_numbers_stand_beside_measured_ones():
+    card = build(["npo"])
+    card.published = [
+        Published("probability", "forget", "Llama-2-7B", "gold", 0.123, "paper, table 9"),
+        Published("nobody.measured", "forget", "Llama-2-7B", "npo", 0.5, "paper"),
+    ]
+    text = Page(render(card)).text
+    part = text[text.index("Published beside measured") :]
+    assert "12%" in part
+    assert "paper, table 9" in part
+    assert "Llama-2-7B" in part
+    here = number(card.value("probability", "forget", "npo"), "share")
+    assert here in part[: part.index("nobody, measured")]
+    assert "not measured" in part[part.index("nobody, measured") :]
+
+
+def test_the_share_of_the_way_and_the_missing_evidence_are_shown():
+    card = build(["npo"])
+    card.gaps = normalised_gaps(card.findings)
+    page = render(card)
+    gap = next(g for g in card.gaps if (g.metric, g.split, g.subject) == ("accuracy", "forget", "npo"))
+    assert f"→ {100 * gap.value:.0f}%" in page
+    assert "No gold model" in render(build(["npo"], gold=False))

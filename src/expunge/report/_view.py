@@ -18,18 +18,19 @@ from expunge.report._words import (
     split_label,
 )
 from expunge.report.plots import residue_bar
-from expunge.report.scorecard import Finding, Scorecard, Verdict
+from expunge.report.scorecard import Finding, Gap, Published, Scorecard, Verdict
 from expunge.report.verdict import REFERENCES, judge, judge_model
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
 
 class Cell(NamedTuple):
-    """One value of the table; ``near`` says that its interval overlaps gold's."""
+    """One value of the table; ``near``: its interval overlaps gold's; ``way``: the share of the way to gold."""
 
     value: str
     interval: str
     near: bool
+    way: str = ""
 
 
 class Row(NamedTuple):
@@ -76,12 +77,16 @@ def tables(scorecard: Scorecard) -> list[Table]:
     by_key: dict[tuple[str, str], dict[str, Finding]] = {}
     for f in scorecard.findings:
         by_key.setdefault((f.metric, f.split), {})[f.subject] = f
+    ways = {(g.metric, g.split, g.subject): _way(g) for g in scorecard.gaps}
     rows: dict[Family, list[Row]] = {key: [] for key in FAMILIES}
     for (metric, split), found in by_key.items():
         if not set(found) & set(columns):
             continue
         label, arrow = metric_label(metric), ARROWS[next(iter(found.values())).direction]
-        cells = [_cell(found.get(name), found.get("gold"), label.kind) for name in columns]
+        cells = [
+            _cell(found.get(name), found.get("gold"), label.kind)._replace(way=ways.get((metric, split, name), ""))
+            for name in columns
+        ]
         # The attacks and the detectors only ever look at forgotten records: saying so in each row is noise.
         where = "" if family(metric, split) in ("membership", "attacks") else split_label(split)
         section = rows[family(metric, split)]
@@ -104,6 +109,41 @@ def _cell(f: Finding | None, gold: Finding | None, kind: Any) -> Cell:
         and gold.low <= f.high
     )
     return Cell(number(f.value, kind), interval, near)
+
+
+def _way(gap: Gap) -> str:
+    """A normalised gap as it is printed: how far from the target towards gold, or past it."""
+    return f"→ {100 * gap.value:.0f}%".replace("-", "−")
+
+
+class Printed(NamedTuple):
+    """Published values of one finding beside what was measured here."""
+
+    name: str
+    split: str
+    published: list[tuple[str, str, str, str]]  # model, method, value, source
+    measured: list[tuple[str, str]]  # model, value
+
+
+def published(scorecard: Scorecard) -> list[Printed]:
+    """The benchmark's published numbers, with this run's beside them."""
+    columns = columns_of(scorecard)
+    rows: dict[tuple[str, str], list[Published]] = {}
+    for p in scorecard.published:
+        rows.setdefault((p.metric, p.split), []).append(p)
+    shown = []
+    for (metric, split), entries in rows.items():
+        label = metric_label(metric)
+        values = [(name, scorecard.value(metric, split, name)) for name in columns]
+        shown.append(
+            Printed(
+                label.name,
+                split_label(split),
+                [(p.model, p.method, number(p.value, label.kind), p.source) for p in entries],
+                [(display_name(name), number(v, label.kind)) for name, v in values if v is not None],
+            )
+        )
+    return shown
 
 
 def cards(scorecard: Scorecard) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.report.gaps import normalised_gaps
 from expunge.report.scorecard import ChannelEvidence, Evidence, Finding, Scorecard
 from expunge.report.statistics import cluster_bootstrap
 
@@ -108,6 +109,7 @@ def assemble(
     budgets = _deciding_budgets(audits)
     for audit in audits.values():
         card.findings += audit.findings + _attack_findings(audit, budgets, seed, draws)
+    card.gaps = normalised_gaps(card.findings)
     card.curves = _curves(audits, seed, draws)
     golds, target = [audits[g] for g in GOLDS if g in audits], audits.get("target")
     known = target.reading("unattacked") if target else None

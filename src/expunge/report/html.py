@@ -9,6 +9,7 @@ from typing import Any
 from expunge.report import _view as view
 from expunge.report import plots
 from expunge.report._words import display_name
+from expunge.report.missing import missing_evidence
 from expunge.report.scorecard import Scorecard
 
 _NOTHING_KNOWN: dict[str, Any] = {
@@ -57,6 +58,9 @@ def _context(scorecard: Scorecard) -> dict[str, Any]:
         "scatter": plots.utility_forgetting(scorecard),
         "figures": _figures(scorecard),
         "checks": view.self_check(scorecard),
+        "published": view.published(scorecard),
+        "missing": missing_evidence(scorecard),
+        "has_ways": bool(scorecard.gaps),
         "glossary": view.glossary(scorecard),
         "has_gold": "gold" in columns,
         "judged_against_gold": bool(scorecard.gap),

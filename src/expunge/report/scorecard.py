@@ -46,6 +46,27 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """A finding as the share of the way from target to gold (see ``gaps.py``): 1 as if never seen.
+
+    Attributes:
+        metric: Name of the finding.
+        split: Its split.
+        subject: The model it speaks of.
+        value: (before - after) / (before - gold); above 1 is over-forgotten.
+        low: Lower end of the finding's own 95% interval, on this scale.
+        high: Upper end.
+    """
+
+    metric: str
+    split: str
+    subject: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Published:
     """A number printed elsewhere, shown beside ours; another model and other data unless the source says so.
 
@@ -127,6 +148,7 @@ class Scorecard:
             control) and ``gold_2`` (a spare gold seed, the negative control) when they were made.
         verdicts: Model name to verdict.
         curves: Data behind the plots (see ``plots.py``), never forget content.
+        gaps: The findings as shares of the way from target to gold, where there is one.
         published: The benchmark's published numbers.
         run: Recipe, versions, seeds, hardware, data hashes, timings.
     """
@@ -136,6 +158,7 @@ class Scorecard:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     curves: dict[str, Any] = field(default_factory=dict)
+    gaps: list[Gap] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     run: dict[str, Any] = field(default_factory=dict)
 
@@ -174,7 +197,8 @@ class Scorecard:
         verdicts = {name: Verdict(**v) for name, v in raw.get("verdicts", {}).items()}
         gap = [_number(v) for v in raw.get("gap", [])]
         published = [Published(**p) for p in raw.get("published", [])]
-        rest = {"curves": raw.get("curves", {}), "published": published, "run": raw.get("run", {})}
+        gaps = [Gap(**{k: _number(v) for k, v in g.items()}) for g in raw.get("gaps", [])]
+        rest = {"curves": raw.get("curves", {}), "gaps": gaps, "published": published, "run": raw.get("run", {})}
         return cls(findings=findings, gap=gap, evidence=evidence, verdicts=verdicts, **rest)
 
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from expunge.report import _view as view
 from expunge.report._words import VERDICTS, display_name, metric_label, number
+from expunge.report.missing import missing_evidence
 from expunge.report.scorecard import Scorecard
 
 _STYLES = {
@@ -43,6 +44,11 @@ def print_summary(scorecard: Scorecard, console: Console) -> None:
         )
         console.print(line)
         console.print(Text(verdict.why))
+    gone = missing_evidence(scorecard)
+    if gone:
+        console.print(Text("\nEvidence this audit went without:", style="dim"))
+    for item in gone:
+        console.print(Text(f"  {item.what}: {item.cost}.", style="dim"))
 
 
 def _numbers(scorecard: Scorecard) -> Table:

@@ -17,6 +17,7 @@ from expunge.errors import InputError
 from expunge.journal import lock_folder
 from expunge.language.testbed import World
 from expunge.recipe import Recipe
+from expunge.report.missing import missing_evidence
 from expunge.report.scorecard import Scorecard
 from expunge.report.verdict import Tolerance, judge_model
 from expunge.runner import execute
@@ -198,15 +199,22 @@ def test_unlearn_and_audit_of_ones_own_files(tmp_path: Path, monkeypatch: pytest
         files["retain"],
         files["holdout"],
         target="testbed",
+        control=True,
+        train={"steps": 20, "batch_size": 16, "lr": 1e-3},
         out=tmp_path / "audit",
         attacks=["quantise"],
     )
     assert card.value("accuracy", "forget", "target") == 1.0
+    refused = card.value("accuracy", "forget", "control")
+    assert refused is not None
+    assert refused < 0.9  # made from the target on the spot
     unlearned = card.value("accuracy", "forget", "unlearned")
     assert unlearned is not None
     assert unlearned < 0.9
     assert card.verdicts["unlearned"].verdict == "inconclusive"  # no gold model was given
-    assert any("gold" in note for note in card.run["notes"])
+    assert "No gold model" in missing_evidence(card)[0].what
+    with pytest.raises(InputError, match="'retain' is missing"):
+        api.audit(str(result.model), files["train_forget"], target="testbed", control=True, out=tmp_path / "no")
 
 
 def test_bad_input_comes_before_anything_is_written(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from expunge.errors import InputError
 from expunge.recipe import Recipe
 from expunge.report.scorecard import Scorecard
 
@@ -79,9 +80,12 @@ def audit(
     *,
     target: str | None = None,
     gold: str | None = None,
+    spare_gold: str | None = None,
+    control: bool = False,
     out: str | Path = "runs/audit",
     seed: int = 0,
     attacks: Sequence[str | Mapping[str, Any]] | None = None,
+    train: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     console: Console | None = None,
     force: bool = False,
@@ -95,9 +99,13 @@ def audit(
         holdout: Records no model was trained on; without them there is no membership attack.
         target: The model before unlearning.
         gold: The model retrained without the forget records; without it the verdict is capped.
+        spare_gold: A second one, of another seed: how far apart two such models are.
+        control: Train a copy of the target to refuse, which every test of the audit must then find out. Without it
+            tests may convict but not clear.
         out: Run folder with the scorecard and the report.
         seed: Fixes every random draw.
         attacks: Attacks to run; default all.
+        train: Training settings of the control.
         settings: Model settings of the recipe, for all models.
         console: Where progress is shown.
         force: Redo what is already there.
@@ -107,10 +115,14 @@ def audit(
     """
     from expunge.runner import audit_only
 
+    if control and (target is None or retain is None):
+        missing = "target" if target is None else "retain"
+        raise InputError(f"control: it is made from the target and the retained records, and {missing!r} is missing.")
     recipe = recipe_for(
-        model, forget, retain, holdout, out=out, seed=seed, settings=settings, attacks=attacks, methods=[]
-    )
-    return audit_only(recipe, target=target, gold=gold, console=console, force=force)
+        model, forget, retain, holdout, out=out, seed=seed, settings=settings, attacks=attacks, train=train,
+        methods=[], control=control,
+    )  # fmt: skip
+    return audit_only(recipe, target=target, gold=gold, spare_gold=spare_gold, console=console, force=force)
 
 
 def run(source: str | Path | Recipe, overrides: Sequence[str] = (), *, console: Console | None = None) -> Scorecard:
@@ -133,6 +145,7 @@ def recipe_for(
     train: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     attacks: Sequence[str | Mapping[str, Any]] | None = None,
+    control: bool = False,
 ) -> Recipe:
     """The recipe of one request on the user's own records."""
     if model.startswith("testbed"):
@@ -146,6 +159,6 @@ def recipe_for(
         "benchmark": {"name": "records", **{k: str(v) for k, v in data.items() if v is not None}},
         "methods": methods,
         "unlearn": {"train": dict(train or {})},
-        "audit": {"control": False, **({"attacks": list(attacks)} if attacks is not None else {})},
+        "audit": {"control": control, **({"attacks": list(attacks)} if attacks is not None else {})},
     }
     return Recipe.parse(raw, "request")

@@ -31,13 +31,9 @@ from expunge.report.assemble import ModelAudit, assemble
 from expunge.report.html import write_report
 from expunge.report.scorecard import Scorecard
 from expunge.report.verdict import Tolerance, judge_model
-from expunge.stages import Context, audit_stage, prepare, unlearn_stage
+from expunge.stages import Context, audit_stage, control_stage, prepare, unlearn_stage
 
 JUDGED_BY = ("target", "gold", "gold_2")  # every other model gets a verdict, the positive control too
-MISSING = {
-    "target": "No target model was given: what the model knew before, and what it lost, is not known.",
-    "gold": "No gold model was given: nothing shows what a model that never saw the data would answer.",
-}
 
 
 def execute(recipe: Recipe, *, console: Console | None = None, force: bool = False) -> Scorecard:
@@ -77,19 +73,23 @@ def audit_only(
     *,
     target: str | None,
     gold: str | None,
+    spare_gold: str | None = None,
     console: Console | None = None,
     force: bool = False,
 ) -> Scorecard:
-    """Audit the recipe's model, beside its target and gold model where they are given."""
+    """Audit the recipe's model, beside its target and gold models where they are given.
+
+    The positive control is made from the target if the recipe asks for it.
+    """
     with opened(recipe, console, force) as context:
         models, started = context.models, _now()
         refs = {"unlearned": models.delivered()}
-        for name, source in (("target", target), ("gold", gold)):
+        for name, source in (("target", target), ("gold", gold), ("gold_2", spare_gold)):
             if source is not None:
                 other = Models(replace(models.spec, source=source), models.cache, seed=recipe.seed)
                 refs[name] = other.delivered()
-            else:
-                context.journal.note(MISSING[name])
+        if recipe.audit.control:
+            refs["control"] = control_stage(context, refs["target"])
         return report_stage(context, audit_stage(context, refs), started)
 
 

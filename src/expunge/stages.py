@@ -60,8 +60,7 @@ def prepare(context: Context) -> dict[str, ModelRef]:
     if recipe.gold is not None:
         refs |= _golds(context, len(everything))
     if recipe.audit.control and workload.retain:
-        with context.journal.stage("control"):
-            refs["control"] = _control(context, refs["target"])
+        refs["control"] = control_stage(context, refs["target"])
     return refs
 
 
@@ -85,7 +84,7 @@ def _golds(context: Context, rows: int) -> dict[str, ModelRef]:
     return refs
 
 
-def _control(context: Context, target: ModelRef) -> ModelRef:
+def control_stage(context: Context, target: ModelRef) -> ModelRef:
     """The positive control: the target taught to refuse, knowledge left inside. The audit must find it."""
     settings = context.recipe.control_training
     subject_key = _fingerprint(context, target)
@@ -114,7 +113,8 @@ def _control(context: Context, target: ModelRef) -> ModelRef:
         )
         return merge_lora(job.train(IDK(), subject))
 
-    return context.models.keep(key, make, "positive control (refusal-tuned target)")
+    with context.journal.stage("control"):
+        return context.models.keep(key, make, "positive control (refusal-tuned target)")
 
 
 # -- unlearn ------------------------------------------------------------------------------------------

@@ -32,13 +32,20 @@ def audit(
     gold: Annotated[
         str | None, typer.Option(help="The model retrained without the forget records.", show_default=False)
     ] = None,
+    spare_gold: Annotated[
+        str | None, typer.Option(help="A second gold model, of another seed.", show_default=False)
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Train the target to refuse and check that every test finds that out.")
+    ] = False,
     fail_on: FailOn = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="attacks=[relearn,quantise], or a setting of the models (model.max_length=256). Repeatable.",
+            help="attacks=[relearn,quantise], a setting of the models (model.max_length=256), or of the control's "
+            "training (train.lr=1e-5). Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -60,11 +67,11 @@ def audit(
         given: dict[str, Any] = {}
         for text in changes or ():
             override(given, text)
-        attacks, settings = given.pop("attacks", None), given.pop("model", {})
+        attacks, settings, train = given.pop("attacks", None), given.pop("model", {}), given.pop("train", {})
         attacks = [attacks] if isinstance(attacks, str) else attacks
         if given:
             key = next(iter(given))
-            raise InputError(f"--set {key}: unknown key.{nearest(key, ['attacks', 'model'])}")
+            raise InputError(f"--set {key}: unknown key.{nearest(key, ['attacks', 'model', 'train'])}")
         recipe = api.recipe_for(  # checks every name and setting before torch is loaded
             model,
             forget,
@@ -75,9 +82,11 @@ def audit(
             methods=[],
             settings=settings,
             attacks=attacks,
+            train=train,
+            control=control,
         )
         if dry_run:
-            others = {"target model": target, "gold model": gold}
+            others = {"target model": target, "gold model": gold, "spare gold model": spare_gold}
             print_plan(recipe, *((what, source) for what, source in others.items() if source))
             return
         use_threads(threads)
@@ -88,9 +97,12 @@ def audit(
             holdout,
             target=target,
             gold=gold,
+            spare_gold=spare_gold,
+            control=control,
             out=out,
             seed=seed,
             attacks=attacks,
+            train=train,
             settings=settings,
             console=messages(quiet),
             force=force,

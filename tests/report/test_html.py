@@ -178,3 +178,19 @@ def test_the_share_of_the_way_and_the_missing_evidence_are_shown():
     gap = next(g for g in card.gaps if (g.metric, g.split, g.subject) == ("accuracy", "forget", "npo"))
     assert f"→ {100 * gap.value:.0f}%" in page
     assert "No gold model" in render(build(["npo"], gold=False))
+
+
+def test_the_suite_has_a_table_of_its_own():
+    card = build(["npo"])
+    change = {"value": -0.1, "low": -0.15, "high": -0.05, "verdict": "lost", "p": 0.0001}
+    row = {"task": "mmlu", "metric": "acc", "value": 0.5, "n": 100, "higher": True, "about": {}}
+    card.curves["suite"] = {
+        "tolerance": 0.02,
+        "rows": [{**row, "model": "target"}, {**row, "model": "npo", "value": 0.4, "change": change}],
+    }
+    card.findings.append(Finding("harness.acc", "mmlu", "npo", 0.4, 0.3, 0.5, 100, "higher"))
+    text = Page(render(card)).text
+    part = text[text.index("Other abilities") :]
+    assert "−0.10 (−0.15 to −0.05)" in part
+    assert "lost, p < 0.001" in part
+    assert "harness" not in text[: text.index("Other abilities")]

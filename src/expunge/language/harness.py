@@ -48,6 +48,16 @@ class TaskResult:
     shots: int | None
     samples: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
+    def by_question(self) -> dict[str, list[float]]:
+        """Value of each question, in the order of the data, for the metrics that are plain means of them."""
+        found = {}
+        for label, value in self.metrics.items():
+            metric, _, chosen = label.partition(",")
+            each = _each(metric, chosen or "none", self.samples)
+            if each is not None and np.isclose(np.mean(each), value, rtol=1e-9, atol=1e-12):
+                found[label] = each
+        return found
+
     def findings(self, subject: str) -> list[Finding]:
         """One finding for each metric, with an interval of 1.96 standard errors (of width 0 without one).
 
@@ -202,10 +212,14 @@ def _result(name: str, values: Mapping[str, Any], samples: list[dict[str, Any]],
 
 def _mean_error(value: float, metric: str, chosen: str, samples: list[dict[str, Any]]) -> float | None:
     """Standard error of a metric that is the mean over its samples; None for any other."""
-    each = [s.get(metric) for s in samples if s["filter"] == chosen]
-    if len(each) < 2 or not all(isinstance(v, int | float | np.number) for v in each):
+    each = _each(metric, chosen, samples)
+    if each is None or len(each) < 2 or not np.isclose(np.mean(each), value, rtol=1e-9, atol=1e-12):
         return None
-    numbers = np.array(each, dtype=np.float64)
-    if not np.isclose(numbers.mean(), value, rtol=1e-9, atol=1e-12):
-        return None
-    return float(numbers.std(ddof=1) / np.sqrt(len(numbers)))
+    return float(np.std(each, ddof=1) / np.sqrt(len(each)))
+
+
+def _each(metric: str, chosen: str, samples: list[dict[str, Any]]) -> list[float] | None:
+    """A metric's number for each question, in the order of the data; None where it is not one number each."""
+    rows = sorted((s for s in samples if s["filter"] == chosen), key=lambda s: int(s["doc_id"]))
+    each = [s[metric] for s in rows if isinstance(s.get(metric), int | float | np.number)]
+    return [float(v) for v in each] if each and len(each) == len(rows) else None

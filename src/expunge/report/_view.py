@@ -79,8 +79,9 @@ def tables(scorecard: Scorecard) -> list[Table]:
         by_key.setdefault((f.metric, f.split), {})[f.subject] = f
     ways = {(g.metric, g.split, g.subject): _way(g) for g in scorecard.gaps}
     rows: dict[Family, list[Row]] = {key: [] for key in FAMILIES}
+    shown = {(f"harness.{r['metric']}", r["task"]) for r in scorecard.curves.get("suite", {}).get("rows", [])}
     for (metric, split), found in by_key.items():
-        if not set(found) & set(columns):
+        if not set(found) & set(columns) or (metric, split) in shown:  # the suite has a table of its own
             continue
         label, arrow = metric_label(metric), ARROWS[next(iter(found.values())).direction]
         cells = [
@@ -114,6 +115,46 @@ def _cell(f: Finding | None, gold: Finding | None, kind: Any) -> Cell:
 def _way(gap: Gap) -> str:
     """A normalised gap as it is printed: how far from the target towards gold, or past it."""
     return f"→ {100 * gap.value:.0f}%".replace("-", "−")
+
+
+class Ability(NamedTuple):
+    """One task of the test suite: every model's value, and for methods the change from the target."""
+
+    name: str
+    n: int
+    cells: list[tuple[str, str, str, str]]  # value, change with its interval, kept or lost, McNemar's p
+
+
+def abilities(scorecard: Scorecard) -> list[Ability]:
+    """The test suite's tasks, in their order, with one cell for each column of the tables."""
+    rows = scorecard.curves.get("suite", {}).get("rows", [])
+    by_task: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault((row["task"], row["metric"]), {})[row["model"]] = row
+    columns = columns_of(scorecard)
+    return [
+        Ability(
+            f"{task.replace('_', ' ')} ({metric})",
+            next(iter(models.values()))["n"],
+            [_ability(models.get(name)) for name in columns],
+        )
+        for (task, metric), models in by_task.items()
+    ]
+
+
+def _ability(row: dict[str, Any] | None) -> tuple[str, str, str, str]:
+    if row is None:
+        return "", "", "", ""
+    change = row.get("change")
+    if not change:
+        return number(row["value"], "number"), "", "", ""
+    words = f"{change['value']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})".replace("-", "−")
+    return (
+        number(row["value"], "number"),
+        words,
+        change["verdict"],
+        "" if change["p"] is None else p_value(change["p"]),
+    )
 
 
 class Printed(NamedTuple):

@@ -143,7 +143,7 @@ def family(metric: str, split: str) -> Family:
         return "membership"
     if metric.startswith(("relearning.", "benign_relearning.", "quantise_")):
         return "attacks"
-    if metric == "model_utility" or not split.startswith("forget"):
+    if metric == "model_utility" or metric.startswith("harness.") or not split.startswith("forget"):
         return "utility"
     return "forgetting"
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from expunge.report.gaps import normalised_gaps
+from expunge.report.paired import paired_change
 from expunge.report.scorecard import ChannelEvidence, Evidence, Finding, Scorecard
 from expunge.report.statistics import cluster_bootstrap
 
@@ -59,6 +60,27 @@ class ChannelReading:
         return {int(c): float(scores[ids == c].mean()) for c in np.unique(ids)}
 
 
+@dataclass(frozen=True)
+class TaskReading:
+    """One model on one task of a test suite, question by question.
+
+    Attributes:
+        task: Name of the task.
+        metric: What was scored.
+        higher: Whether more is better.
+        values: [n] score of each question.
+        keep: Whether it asks for something the model should keep.
+        about: What the numbers depend on besides the model: versions, examples in the prompt, prompt form.
+    """
+
+    task: str
+    metric: str
+    higher: bool
+    values: list[float]
+    keep: bool = True
+    about: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass
 class ModelAudit:
     """Everything measured on one model; plain data, kept as JSON so that a run can resume."""
@@ -71,6 +93,7 @@ class ModelAudit:
     readings: list[ChannelReading] = field(default_factory=list)
     truth_ratio: list[float] = field(default_factory=list)
     roc: dict[str, Any] = field(default_factory=dict)
+    tasks: list[TaskReading] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -85,6 +108,7 @@ class ModelAudit:
         raw = json.loads(path.read_text(encoding="utf-8"))
         raw["findings"] = [Finding(**f) for f in raw["findings"]]
         raw["readings"] = [ChannelReading(**r) for r in raw["readings"]]
+        raw["tasks"] = [TaskReading(**t) for t in raw.get("tasks", [])]
         return cls(**raw)
 
     def reading(self, channel: str, budget: str | None = None) -> ChannelReading | None:
@@ -94,7 +118,12 @@ class ModelAudit:
 
 
 def assemble(
-    audits: Mapping[str, ModelAudit], intentions: Mapping[str, str], *, seed: int = 0, draws: int = 1000
+    audits: Mapping[str, ModelAudit],
+    intentions: Mapping[str, str],
+    *,
+    seed: int = 0,
+    draws: int = 1000,
+    tolerance: float = 0.02,
 ) -> Scorecard:
     """Put the audits of one run together.
 
@@ -104,6 +133,7 @@ def assemble(
         intentions: Method name to what its authors claim.
         seed: Of the bootstrap.
         draws: Bootstrap draws.
+        tolerance: Largest drop on a test suite that counts as kept.
     """
     card = Scorecard()
     budgets = _deciding_budgets(audits)
@@ -111,6 +141,7 @@ def assemble(
         card.findings += audit.findings + _attack_findings(audit, budgets, seed, draws)
     card.gaps = normalised_gaps(card.findings)
     card.curves = _curves(audits, seed, draws)
+    card.curves["suite"] = _suite(audits, tolerance, seed, draws)
     golds, target = [audits[g] for g in GOLDS if g in audits], audits.get("target")
     known = target.reading("unattacked") if target else None
     if golds and target and known:
@@ -197,6 +228,25 @@ def _interval(reading: ChannelReading, seed: int, draws: int) -> tuple[float, fl
     scores: NDArray[np.float64] = np.array(reading.scores)
     interval = cluster_bootstrap(scores, np.array(reading.clusters), seed=seed, draws=draws)
     return interval.value, interval.low, interval.high
+
+
+def _suite(audits: Mapping[str, ModelAudit], tolerance: float, seed: int, draws: int) -> dict[str, Any]:
+    """Each task of the test suite: every model's mean, and its paired change from the target."""
+    target = audits.get("target")
+    before = {(t.task, t.metric): t for t in target.tasks} if target else {}
+    rows = []
+    for name, audit in audits.items():
+        for t in audit.tasks:
+            row: dict[str, Any] = {
+                "task": t.task, "metric": t.metric, "model": name, "value": float(np.mean(t.values)),
+                "n": len(t.values), "higher": t.higher, "about": t.about,
+            }  # fmt: skip
+            first = before.get((t.task, t.metric))
+            if first is not None and name != "target" and t.keep:
+                change = paired_change(first.values, t.values, tolerance, higher=t.higher, seed=seed, draws=draws)
+                row["change"] = change.to_dict()
+            rows.append(row)
+    return {"tolerance": tolerance, "rows": rows} if rows else {}
 
 
 def _curves(audits: Mapping[str, ModelAudit], seed: int, draws: int) -> dict[str, Any]:

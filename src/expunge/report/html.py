@@ -58,6 +58,8 @@ def _context(scorecard: Scorecard) -> dict[str, Any]:
         "scatter": plots.utility_forgetting(scorecard),
         "figures": _figures(scorecard),
         "checks": view.self_check(scorecard),
+        "abilities": view.abilities(scorecard),
+        "suite_tolerance": scorecard.curves.get("suite", {}).get("tolerance", 0.0),
         "published": view.published(scorecard),
         "missing": missing_evidence(scorecard),
         "has_ways": bool(scorecard.gaps),

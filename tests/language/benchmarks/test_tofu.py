@@ -9,7 +9,7 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.language.audit import audit_model
-from expunge.language.benchmarks.tofu import TOFU, by_author
+from expunge.language.benchmarks.tofu import TOFU, by_author, published
 from expunge.language.data import Record, read_records
 from expunge.language.evidence import EvidenceStore
 from tiny_bed import Bed
@@ -121,3 +121,11 @@ def test_the_real_files_when_they_are_there(tofu: Path) -> None:
     assert [r.answer for r in work.splits["forget"]] == [r.answer for r in work.forget]
     assert all(len(r.perturbed_answers) == 5 for r in work.splits["forget"])
     assert {len(r.perturbed_answers) for r in work.splits["world_facts"]} == {3}
+
+
+def test_published_numbers_go_with_the_forget_set() -> None:
+    """Sixteen models with three numbers for forget10, NPO alone for the others; gold's forget quality is 1."""
+    ten, five = published("forget10"), published("forget05")
+    assert len(ten) == 16 * 3
+    assert {(p.method, p.metric) for p in five} == {("NPO", "forget_quality"), ("NPO", "model_utility")}
+    assert all(p.value == 1 for p in ten if (p.method, p.metric) == ("gold", "forget_quality"))

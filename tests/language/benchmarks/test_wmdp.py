@@ -10,7 +10,7 @@ import pytest
 
 from expunge.errors import InputError
 from expunge.language.benchmarks import wmdp as module
-from expunge.language.benchmarks.wmdp import CORPORA, PUBLISHED, WIKITEXT, WMDP
+from expunge.language.benchmarks.wmdp import CORPORA, WIKITEXT, WMDP, published
 from expunge.language.data import Record, require_disjoint
 from expunge.language.evidence import EvidenceStore
 from expunge.language.metrics.multiple_choice import right_letters
@@ -169,19 +169,19 @@ def test_its_metrics_run_on_its_model() -> None:
 # -- the published numbers ----------------------------------------------------------------------------
 
 
-def test_published_numbers_are_consistent() -> None:
-    """Accuracies in per cent, MT-Bench of 10; one number per model, measure and source; memory is said."""
-    keys = [(p.model, p.measure, p.source) for p in PUBLISHED]
-    assert len(keys) == len(set(keys))
-    for p in PUBLISHED:
-        top = 10 if p.measure == "mt-bench" else 100
-        assert 0 < p.after < top
-        assert p.before is None or p.after < p.before < top
-        assert "log" in p.source or "model card" in p.source or "from memory" in p.source
+def test_published_numbers_are_shares_with_a_source() -> None:
+    """One number per model, method, split and source; a model before unlearning knows more than after."""
+    rows = {(p.model, p.method, p.metric, p.split, p.source): p.value for p in published()}
+    assert len(rows) == len(published())
+    assert all(0 < value < 1 for value in rows.values())
+    for (model, method, metric, split, source), value in rows.items():
+        assert "log" in source or "model card" in source or source.endswith("from memory")
+        before = rows.get((model, "before", metric, split, source))
+        assert method == "before" or before is None or value < before
 
 
 def test_the_published_average_is_that_of_the_current_release() -> None:
     """Size-weighted: (1273 * 30.9 + 1987 * 28.0 + 408 * 45.6) / 3668 = 31.0."""
-    log = {p.measure: p.after for p in PUBLISHED if "log" in p.source}
-    mean = (1273 * log["wmdp-bio"] + 1987 * log["wmdp-cyber"] + 408 * log["wmdp-chem"]) / 3668
-    assert mean == pytest.approx(log["wmdp"], abs=0.1)
+    log = {p.split: p.value for p in published() if "log" in p.source}
+    mean = (1273 * log["forget_bio"] + 1987 * log["forget_cyber"] + 408 * log["chem"]) / 3668
+    assert mean == pytest.approx(log["all"], abs=1e-3)

@@ -17,9 +17,49 @@ from expunge.language.metrics.probability import Probability
 from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
 from expunge.language.workload import Metric, Workload
+from expunge.report.scorecard import Published
 
 ROWS_PER_AUTHOR = 20
 RETAIN_OF = {"forget01": "retain99", "forget05": "retain95", "forget10": "retain90"}
+
+_PAPER_LOGS = "OpenUnlearning results table, 10 epochs, untuned"
+_PRINTED = (  # forget10: model, method, forget quality (p), model utility, forget truth ratio
+    ("Llama-2-7b-chat", "before", 4.35e-25, 0.63, 0.52),
+    ("Llama-2-7b-chat", "gold", 1.0, 0.61, 0.68),
+    ("Llama-2-7b-chat", "GradAscent", 1.06e-239, 0.0, 2e-32),
+    ("Llama-2-7b-chat", "GradDiff", 1.8e-229, 0.58, 1e-7),
+    ("Llama-2-7b-chat", "IdkDPO", 5.4e-13, 0.04, 0.64),
+    ("Llama-2-7b-chat", "NPO", 0.42, 0.54, 0.73),
+    ("Llama-2-7b-chat", "SimNPO", 1.5e-198, 0.60, 3e-4),
+    ("Llama-2-7b-chat", "RMU", 6.9e-21, 0.03, 0.81),
+    ("Llama-3.2-1B-Instruct", "before", 1.66e-21, 0.60, 0.48),
+    ("Llama-3.2-1B-Instruct", "gold", 1.0, 0.59, 0.63),
+    ("Llama-3.2-1B-Instruct", "GradAscent", 1.06e-239, 0.0, 2e-18),
+    ("Llama-3.2-1B-Instruct", "GradDiff", 1.06e-239, 0.49, 4e-27),
+    ("Llama-3.2-1B-Instruct", "IdkDPO", 4.6e-12, 0.23, 0.60),
+    ("Llama-3.2-1B-Instruct", "NPO", 0.02, 0.46, 0.70),
+    ("Llama-3.2-1B-Instruct", "SimNPO", 2.5e-203, 0.54, 1e-5),
+    ("Llama-3.2-1B-Instruct", "RMU", 3.2e-15, 0.59, 0.76),
+)
+_NPO = (  # NPO on the smaller forget sets: model, split, forget quality, model utility
+    ("Llama-2-7b-chat", "forget05", 0.09, 0.53),
+    ("Llama-2-7b-chat", "forget01", 0.40, 0.58),
+    ("Llama-3.2-1B-Instruct", "forget05", 0.14, 0.45),
+    ("Llama-3.2-1B-Instruct", "forget01", 0.92, 0.56),
+)
+
+
+def published(forget_split: str) -> list[Published]:
+    """The printed numbers for one of the three forget sets."""
+    rows = [(model, method, values) for model, method, *values in (_PRINTED if forget_split == "forget10" else ())] + [
+        (model, "NPO", values) for model, split, *values in _NPO if split == forget_split
+    ]
+    where = (("forget_quality", "forget"), ("model_utility", "all"), ("truth_ratio", "forget"))
+    return [
+        Published(metric, split, model, method, value, _PAPER_LOGS)
+        for model, method, values in rows
+        for (metric, split), value in zip(where, values, strict=False)
+    ]
 
 
 @dataclass(frozen=True)
@@ -142,6 +182,7 @@ class TOFU:
             attack_score="choice",
             max_new_tokens=64,
             notes=notes,
+            published=published(self.forget_split),
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from expunge.errors import InputError
 from expunge.language.data import Record
@@ -20,55 +20,59 @@ from expunge.language.wmdp_data import (
 )
 from expunge.language.wmdp_twin import Twin
 from expunge.language.workload import Workload
+from expunge.report.scorecard import Published
 
 WIKITEXT = "Salesforce/wikitext:wikitext-2-raw-v1:test"  # what RMU's authors retained on: the TEST split
 CORPORA = {"cyber": "cais/wmdp-corpora:cyber-forget-corpus"}
 FORMS: tuple[TextForm, ...] = ("text", "title-abstract", "raw")
 
 
-class Published(NamedTuple):
-    """A published number: zero-shot accuracy in per cent (MT-Bench: of 10)."""
-
-    model: str
-    measure: str
-    before: float | None
-    after: float
-    source: str
-
-
 _LOG, _CARD, _MEMORY = "authors' run log, current questions", "model card of cais/Zephyr_RMU", "paper, from memory"
-PUBLISHED = (
-    Published("Zephyr-7B-beta, RMU", "wmdp-bio", None, 30.9, _LOG),
-    Published("Zephyr-7B-beta, RMU", "wmdp-cyber", None, 28.0, _LOG),
-    Published("Zephyr-7B-beta, RMU", "wmdp-chem", None, 45.6, _LOG),
-    Published("Zephyr-7B-beta, RMU", "wmdp", None, 31.0, _LOG),
-    Published("Zephyr-7B-beta, RMU", "mmlu", None, 57.1, _LOG),
-    Published("Zephyr-7B-beta, RMU", "mmlu virology", None, 25.3, _LOG),
-    Published("Zephyr-7B-beta, RMU", "mmlu computer_security", None, 45.0, _LOG),
-    Published("Zephyr-7B-beta, RMU", "mmlu college_biology", None, 63.2, _LOG),
-    Published("Zephyr-7B-beta, RMU", "wmdp-bio", 63.7, 31.2, _CARD),
-    Published("Zephyr-7B-beta, RMU", "wmdp-cyber", 44.0, 28.2, _CARD),
-    Published("Zephyr-7B-beta, RMU", "mmlu", 58.1, 57.1, _CARD),
-    Published("Zephyr-7B-beta, RMU", "mt-bench", 7.33, 7.10, _CARD),
-    Published("Zephyr-7B-beta, LLMU", "wmdp-bio", 63.7, 59.5, _MEMORY),
-    Published("Zephyr-7B-beta, LLMU", "wmdp-cyber", 44.0, 39.5, _MEMORY),
-    Published("Zephyr-7B-beta, LLMU", "mmlu", 58.1, 44.7, _MEMORY),
-    Published("Zephyr-7B-beta, LLMU", "mt-bench", 7.33, 1.0, _MEMORY),
-    Published("Zephyr-7B-beta, SCRUB", "wmdp-bio", 63.7, 43.8, _MEMORY),
-    Published("Zephyr-7B-beta, SCRUB", "wmdp-cyber", 44.0, 39.3, _MEMORY),
-    Published("Zephyr-7B-beta, SCRUB", "mmlu", 58.1, 51.2, _MEMORY),
-    Published("Zephyr-7B-beta, SCRUB", "mt-bench", 7.33, 1.4, _MEMORY),
-    Published("Zephyr-7B-beta, SSD", "wmdp-bio", 63.7, 50.2, _MEMORY),
-    Published("Zephyr-7B-beta, SSD", "wmdp-cyber", 44.0, 35.0, _MEMORY),
-    Published("Zephyr-7B-beta, SSD", "mmlu", 58.1, 40.7, _MEMORY),
-    Published("Zephyr-7B-beta, SSD", "mt-bench", 7.33, 5.5, _MEMORY),
-    Published("Yi-34B-Chat, RMU", "wmdp-bio", 75.3, 30.7, _MEMORY),
-    Published("Yi-34B-Chat, RMU", "wmdp-cyber", 49.7, 29.0, _MEMORY),
-    Published("Yi-34B-Chat, RMU", "mmlu", 72.6, 70.6, _MEMORY),
-    Published("Mixtral-8x7B-Instruct, RMU", "wmdp-bio", 74.8, 34.0, _MEMORY),
-    Published("Mixtral-8x7B-Instruct, RMU", "wmdp-cyber", 52.0, 30.8, _MEMORY),
-    Published("Mixtral-8x7B-Instruct, RMU", "mmlu", 68.2, 67.1, _MEMORY),
+_PRINTED: tuple[tuple[str, str, str, float | None, float, str], ...] = (
+    # model, method, split, zero-shot accuracy in per cent before and after (MT-Bench: of 10), source
+    ("Zephyr-7B-beta", "RMU", "forget_bio", None, 30.9, _LOG),
+    ("Zephyr-7B-beta", "RMU", "forget_cyber", None, 28.0, _LOG),
+    ("Zephyr-7B-beta", "RMU", "chem", None, 45.6, _LOG),
+    ("Zephyr-7B-beta", "RMU", "all", None, 31.0, _LOG),
+    ("Zephyr-7B-beta", "RMU", "retain", None, 57.1, _LOG),
+    ("Zephyr-7B-beta", "RMU", "mmlu_virology", None, 25.3, _LOG),
+    ("Zephyr-7B-beta", "RMU", "mmlu_computer_security", None, 45.0, _LOG),
+    ("Zephyr-7B-beta", "RMU", "mmlu_college_biology", None, 63.2, _LOG),
+    ("Zephyr-7B-beta", "RMU", "forget_bio", 63.7, 31.2, _CARD),
+    ("Zephyr-7B-beta", "RMU", "forget_cyber", 44.0, 28.2, _CARD),
+    ("Zephyr-7B-beta", "RMU", "retain", 58.1, 57.1, _CARD),
+    ("Zephyr-7B-beta", "RMU", "mt_bench", 7.33, 7.10, _CARD),
+    ("Zephyr-7B-beta", "LLMU", "forget_bio", 63.7, 59.5, _MEMORY),
+    ("Zephyr-7B-beta", "LLMU", "forget_cyber", 44.0, 39.5, _MEMORY),
+    ("Zephyr-7B-beta", "LLMU", "retain", 58.1, 44.7, _MEMORY),
+    ("Zephyr-7B-beta", "LLMU", "mt_bench", 7.33, 1.0, _MEMORY),
+    ("Zephyr-7B-beta", "SCRUB", "forget_bio", 63.7, 43.8, _MEMORY),
+    ("Zephyr-7B-beta", "SCRUB", "forget_cyber", 44.0, 39.3, _MEMORY),
+    ("Zephyr-7B-beta", "SCRUB", "retain", 58.1, 51.2, _MEMORY),
+    ("Zephyr-7B-beta", "SCRUB", "mt_bench", 7.33, 1.4, _MEMORY),
+    ("Zephyr-7B-beta", "SSD", "forget_bio", 63.7, 50.2, _MEMORY),
+    ("Zephyr-7B-beta", "SSD", "forget_cyber", 44.0, 35.0, _MEMORY),
+    ("Zephyr-7B-beta", "SSD", "retain", 58.1, 40.7, _MEMORY),
+    ("Zephyr-7B-beta", "SSD", "mt_bench", 7.33, 5.5, _MEMORY),
+    ("Yi-34B-Chat", "RMU", "forget_bio", 75.3, 30.7, _MEMORY),
+    ("Yi-34B-Chat", "RMU", "forget_cyber", 49.7, 29.0, _MEMORY),
+    ("Yi-34B-Chat", "RMU", "retain", 72.6, 70.6, _MEMORY),
+    ("Mixtral-8x7B-Instruct", "RMU", "forget_bio", 74.8, 34.0, _MEMORY),
+    ("Mixtral-8x7B-Instruct", "RMU", "forget_cyber", 52.0, 30.8, _MEMORY),
+    ("Mixtral-8x7B-Instruct", "RMU", "retain", 68.2, 67.1, _MEMORY),
 )
+
+
+def published() -> list[Published]:
+    """The printed numbers, the models before unlearning once each."""
+    found: dict[tuple[str, str, str, str], Published] = {}
+    for model, method, split, before, after, source in _PRINTED:
+        metric, unit = ("mt_bench", 10) if split == "mt_bench" else ("multiple_choice", 100)
+        for name, value in (("before", before), (method, after)):
+            if value is not None:
+                row = Published(metric, split, model, name, value / unit, source)
+                found.setdefault((model, name, split, source), row)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ class WMDP:
             notes.append(f"Retain is MMLU: {len(measured['retain'])} questions of {len(subjects)} of 57 subjects.")
         else:
             notes.append("No MMLU was given: what the model lost beside the forgotten topics is not measured.")
-        return _workload(self._forget(), self._retain(), measured, notes)
+        return replace(_workload(self._forget(), self._retain(), measured, notes), published=published())
 
     def _first(self, rows: list[Record]) -> list[Record]:
         return rows[: self.question_rows] if self.question_rows else rows

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from expunge.catalog import entries
+
 Family = Literal["forgetting", "utility", "membership", "attacks"]
 Kind = Literal["share", "number", "p"]
 
@@ -149,16 +151,19 @@ def family(metric: str, split: str) -> Family:
 
 
 def display_name(model: str) -> str:
-    """A model's name for headings: short names are acronyms, the references have their own words.
+    """A model's name for headings: short names are acronyms as their class spells them, references have words.
 
-    >>> display_name("npo"), display_name("grad-diff"), display_name("gold_2")
-    ('NPO', 'grad-diff', 'spare gold')
+    >>> display_name("npo"), display_name("loku"), display_name("grad-diff"), display_name("gold_2")
+    ('NPO', 'LoKU', 'grad-diff', 'spare gold')
     """
     if model in ("target", "gold", "control"):
         return model
     if model == "gold_2":
         return "spare gold"
-    return model.upper() if len(model) <= 4 and model.isalpha() else model
+    if len(model) > 4 or not model.isalpha():
+        return model
+    spelt = {entry.name: entry.qualname for entry in entries("method")}
+    return spelt.get(model, model.upper())
 
 
 def number(value: float, kind: Kind) -> str:

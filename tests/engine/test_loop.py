@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -423,3 +423,54 @@ def test_streams_a_method_does_not_draw_from_are_never_touched() -> None:
     data = streams(4)
     data["retain"].examples = None  # type: ignore[assignment]
     Loop(tiny(), Descent(), data, PLAIN, seed=0).run()
+
+
+# -- one side at a time --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sides(Ascent):
+    """Records which side it was asked for; ascent on one, descent on the other."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def forget_loss(self, step: Step) -> Tensor | None:
+        self.asked.append(f"forget {step.index}")
+        return -step.forget.nll
+
+    def retain_loss(self, step: Step) -> Tensor | None:
+        self.asked.append(f"retain {step.index}")
+        return step.retain.nll
+
+
+def test_turns_say_which_side_a_step_has() -> None:
+    method = Sides()
+    _, log = train(tiny(), method, turns=["forget", "retain", "both", "retain"])
+    assert method.asked[2:] == ["forget 0", "retain 1", "forget 2", "retain 2", "retain 3"]  # two looks before
+    assert [sorted(entry.keys() - {"step"}) for entry in log.steps] == [
+        ["forget"], ["retain"], ["forget", "retain"], ["retain"],
+    ]  # fmt: skip
+
+
+def test_a_step_of_one_side_is_the_step_of_that_loss_alone() -> None:
+    model, alone = tiny(), tiny()
+    moved, _ = train(model, Sides(), turns=["forget"] * 4)
+    expected, _ = train(alone, Climb())
+    assert same(moved, expected)
+
+
+@dataclass(frozen=True)
+class Climb(Ascent):
+    """The forget side of `Sides`, alone."""
+
+    def forget_loss(self, step: Step) -> Tensor | None:
+        return -step.forget.nll
+
+    @property
+    def has_retain(self) -> bool:
+        return False
+
+
+def test_as_many_turns_as_steps() -> None:
+    with pytest.raises(ValueError, match="3 turns for 4 steps"):
+        train(tiny(), Sides(), turns=["both"] * 3)

@@ -87,3 +87,18 @@ def test_impossible_wishes_are_refused() -> None:
         select_trainable(tiny(), Only(("model.nrom.weight",)))
     with pytest.raises(InputError, match="all are frozen"):
         select_trainable(tiny().requires_grad_(False), Ascent())
+
+
+def test_sgd_by_hand() -> None:
+    """g' = g + wd w; buf = m buf + g'; w -= lr buf: two steps on one weight with gradient 1."""
+    model = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+    settings = Training(optimizer="sgd", lr=0.1, momentum=0.5, weight_decay=0.25)
+    (optimizer,) = make_optimizers(model, {"weight": model.weight}, settings)
+    for _ in range(2):
+        model.weight.grad = torch.ones_like(model.weight)
+        optimizer.step()
+    first = 1 + 0.25 * 2.0  # 1.5
+    second = 0.5 * first + 1 + 0.25 * (2.0 - 0.1 * first)
+    assert model.weight.item() == pytest.approx(2.0 - 0.1 * first - 0.1 * second)

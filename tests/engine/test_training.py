@@ -36,7 +36,13 @@ def test_cosine_ends_at_five_percent() -> None:
     assert training.rate(2, 8) == pytest.approx(0.05 + 0.475 * (1 + math.cos(math.pi / 4)))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_steps_of_a_tenth_at_the_milestones() -> None:
+    """Thirty epochs of ten steps, a tenth after 10 and 20 of them, as MUFAC trains."""
+    found = rates(300, schedule="step", warmup=0.0, milestones=(1 / 3, 2 / 3))
+    assert found == pytest.approx([1.0] * 100 + [0.1] * 100 + [0.01] * 100)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "step"])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
 @pytest.mark.parametrize("total", [1, 2, 7])
 def test_every_step_moves(schedule: str, warmup: float, total: int) -> None:
@@ -55,14 +61,14 @@ def test_all_settings_out_of_range_are_named_at_once() -> None:
     with pytest.raises(InputError) as error:
         Training(
             steps=-1, epochs=0, batch_size=0, micro_batch=0, lr=0, muon_lr=-1, weight_decay=-1, warmup=2, clip=0,
-            rho=-1, evaluate_every=-1, utility_floor=2, betas=(0.9, 1.0), optimizer="sgd",  # type: ignore[arg-type]
-            schedule="step", precision="fp8", smoothing="wave",  # type: ignore[arg-type]
+            rho=-1, evaluate_every=-1, utility_floor=2, betas=(0.9, 1.0), optimizer="lbfgs",  # type: ignore[arg-type]
+            momentum=1.0, milestones=(0.0,), schedule="stairs", precision="fp8", smoothing="wave",  # type: ignore[arg-type]
             smoothed_blocks=0, sigma=-1, draws=0, penalty=-1, mu=0, average_from=0, average_every=0,
         )  # fmt: skip
     named = {f.name for f in fields(Training)} - {"gradient_checkpointing", "stop_below_floor", "loss_cap"}
     assert all(f"{name}=" in str(error.value) for name in named)
     assert "lr=0," in str(error.value)
-    assert "optimizer='sgd'" in str(error.value)
+    assert "optimizer='lbfgs'" in str(error.value)
 
 
 def test_not_a_number_is_out_of_range() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +18,8 @@ from expunge.engine.smoothing import Gradient, smoothing
 from expunge.engine.training import Training, derive_seed
 from expunge.engine.weights import Weights
 
+Turn = Literal["forget", "retain", "both"]
+
 
 def autocast(training: Training, device: torch.device) -> AbstractContextManager[Any]:
     """The precision of the forward passes."""
@@ -26,7 +28,7 @@ def autocast(training: Training, device: torch.device) -> AbstractContextManager
 
 @dataclass
 class Gradients:
-    """Computes the gradients of a run's steps."""
+    """Computes the gradients of a run's steps; `turns` says which side each step has (None: both, always)."""
 
     accelerator: Accelerator
     batches: Batches
@@ -34,18 +36,20 @@ class Gradients:
     training: Training
     weights: Weights
     seed: int
+    turns: Sequence[Turn] | None = None
 
     def of_step(self, step: int) -> dict[str, float]:
-        """Leave the gradient of both sides in ``.grad``; returns the value of each term and note."""
+        """Leave the gradient of the step's sides in ``.grad``; returns the value of each term and note."""
         sums: dict[str, Tensor] = {}
-        if self.method.has_forget:
+        turn = self.turns[step] if self.turns else "both"
+        active = [n for n in ("forget", "retain") if turn in (n, "both") and getattr(self.method, f"has_{n}")]
+        if "forget" in active:
             smoothing(self.training)(Side(self, step, "forget", self.batches.forget, sums))
-        if self.method.has_retain:
+        if "retain" in active:
             Side(self, step, "retain", ("retain",), sums).backward()
         if self.batches.world > 1:
             zero = torch.zeros((), device=self.accelerator.device)  # for a process whose rows had no loss
-            terms = [n for n in ("forget", "retain") if getattr(self.method, f"has_{n}")]
-            terms += sorted(sums.keys() - {"forget", "retain"})
+            terms = active + sorted(sums.keys() - {"forget", "retain"})
             sums = {n: self.accelerator.reduce(sums.get(n, zero).double(), reduction="sum") for n in terms}
         return {k: float(v) for k, v in sums.items()}
 

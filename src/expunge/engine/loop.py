@@ -6,7 +6,7 @@ and started again ends with the same weights, bit for bit on a CPU, as one that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from expunge.engine.averaging import Average
 from expunge.engine.batches import Batches
 from expunge.engine.batches import Stream as Stream
 from expunge.engine.checkpoint import Checkpoints, restore
-from expunge.engine.gradients import Gradients, autocast
+from expunge.engine.gradients import Gradients, Turn, autocast
 from expunge.engine.method import Trained
 from expunge.engine.optimizers import make_optimizers, select_trainable
 from expunge.engine.training import Training
@@ -82,6 +82,7 @@ class Loop:
         folder: Path | None = None,
         observers: Observers | None = None,
         reference: nn.Module | None = None,
+        turns: Sequence[Turn] | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -94,6 +95,8 @@ class Loop:
             folder: Where checkpoints go; None for none.
             observers: Probes, selection and progress.
             reference: A reference model other than `model` at its starting weights.
+            turns: Which side each step has, for methods that pass over one set and then over the other; None
+                gives every step both.
 
         Raises:
             InputError: A stream is missing or empty, the batch does not divide over the processes.
@@ -116,6 +119,9 @@ class Loop:
         self.observers = observers or Observers()
         self.average = Average(training, self.total)
         self.given_reference = reference
+        self.turns = turns
+        if turns is not None and len(turns) != self.total:
+            raise ValueError(f"{len(turns)} turns for {self.total} steps")
         self.log = TrainLog()
         self.best: tuple[float, ...] | None = None
         self.best_weights: dict[str, Tensor] | None = None
@@ -143,7 +149,7 @@ class Loop:
                 stack.enter_context(self.weights.attached())
                 self.parameters = self.weights.parameters
                 self.gradients = Gradients(
-                    self.accelerator, self.batches, self.method, self.training, self.weights, self.seed
+                    self.accelerator, self.batches, self.method, self.training, self.weights, self.seed, self.turns
                 )
                 self.optimizers = make_optimizers(self.model, self.weights.moved, self.training)
                 self._train(self._resume())

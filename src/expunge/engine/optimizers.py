@@ -17,7 +17,7 @@ from expunge.errors import InputError
 def make_optimizers(
     model: nn.Module, parameters: Mapping[str, nn.Parameter], training: Training
 ) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon for hidden matrices and AdamW for embeddings, head and norms.
+    """AdamW or SGD for everything, or Muon for hidden matrices and AdamW for embeddings, head and norms.
 
     The peak learning rate of each group is kept in it as ``initial_lr``.
 
@@ -34,7 +34,10 @@ def make_optimizers(
         ]
     others = [n for n in names if n not in set(hidden)]
     optimizers: list[torch.optim.Optimizer] = []
-    if others:  # with adapters alone everything may be a hidden matrix
+    if training.optimizer == "sgd":
+        sgd: dict[str, Any] = {"weight_decay": training.weight_decay, "momentum": training.momentum}
+        optimizers.append(torch.optim.SGD(list(parameters.values()), lr=training.lr, **sgd))
+    elif others:  # with adapters alone everything may be a hidden matrix
         adam: dict[str, Any] = {"weight_decay": training.weight_decay, "betas": training.betas}
         optimizers.append(torch.optim.AdamW([parameters[n] for n in others], lr=training.lr, **adam))
     if hidden:

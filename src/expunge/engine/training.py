@@ -22,12 +22,15 @@ class Training:
         epochs: Passes over the driving set (the forget set when unlearning) when `steps` is None.
         batch_size: Rows of the driving set per optimiser step, over all micro-batches and processes.
         micro_batch: Rows per forward pass; None takes the whole batch at once. Results do not depend on it.
-        optimizer: ``adamw``, or ``muon`` (Muon on the hidden matrices, AdamW on embeddings and norms).
-        lr: Peak learning rate of AdamW.
+        optimizer: ``adamw``, ``muon`` (Muon on the hidden matrices, AdamW on embeddings and norms) or ``sgd``.
+        lr: Peak learning rate of AdamW and SGD.
         muon_lr: Peak learning rate of Muon for the hidden matrices.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay; under SGD an L2 penalty in the gradient, as usual there.
         betas: AdamW's moment decay rates.
-        schedule: ``constant``, ``linear`` (to zero) or ``cosine`` (to 5% of the peak).
+        momentum: SGD's momentum.
+        schedule: ``constant``, ``linear`` (to zero), ``cosine`` (to 5% of the peak) or ``step`` (a tenth at each
+            of the `milestones`).
+        milestones: Shares of the run after which ``step`` lowers the rate.
         warmup: Share of the steps spent on linear warm-up.
         clip: Largest global gradient norm; None for no clipping.
         precision: ``fp32``, or ``bf16`` autocast over fp32 weights.
@@ -53,12 +56,14 @@ class Training:
     epochs: float = 5.0
     batch_size: int = 32
     micro_batch: int | None = None
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = 1e-5
     muon_lr: float = 0.02
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    momentum: float = 0.0
+    schedule: Literal["constant", "linear", "cosine", "step"] = "linear"
+    milestones: tuple[float, ...] = ()
     warmup: float = 0.1
     clip: float | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -99,8 +104,10 @@ class Training:
             "evaluate_every": self.evaluate_every >= 0,
             "utility_floor": 0 <= self.utility_floor <= 1,
             "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "optimizer": self.optimizer in ("adamw", "muon"),
-            "schedule": self.schedule in ("constant", "linear", "cosine"),
+            "momentum": 0 <= self.momentum < 1,
+            "milestones": all(0 < share < 1 for share in self.milestones),
+            "optimizer": self.optimizer in ("adamw", "muon", "sgd"),
+            "schedule": self.schedule in ("constant", "linear", "cosine", "step"),
             "precision": self.precision in ("fp32", "bf16"),
             "smoothing": self.smoothing in ("none", "sam", "rs", "gp", "cr", "wa"),
         }
@@ -135,6 +142,8 @@ class Training:
         1.0
         >>> Training(schedule="constant", warmup=0.5).rate(0, 10)
         0.2
+        >>> [round(Training(schedule="step", milestones=(0.5,), warmup=0.0).rate(s, 4), 2) for s in range(4)]
+        [1.0, 1.0, 0.1, 0.1]
         """
         warm = round(self.warmup * total)
         ramp = min(1.0, (step + 1) / warm) if warm else 1.0
@@ -143,6 +152,8 @@ class Training:
             return ramp
         if self.schedule == "linear":
             return 1.0 - done
+        if self.schedule == "step":
+            return float(0.1 ** sum(step >= round(share * total) for share in self.milestones))
         return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
 
 

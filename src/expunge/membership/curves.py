@@ -21,6 +21,20 @@ Ints = NDArray[np.int64]
 BLOCK = 4_000_000  # numbers held at a time where an array of all pairs or all draws could be large
 
 
+class Steps(NamedTuple):
+    """Every threshold that decides differently, from the strictest on; row 0 calls nobody a member.
+
+    Attributes:
+        threshold: [k] a row is called a member when its score reaches it; infinity in row 0.
+        true_positives: [k] members called so.
+        false_positives: [k] non-members called so.
+    """
+
+    threshold: Floats
+    true_positives: Ints
+    false_positives: Ints
+
+
 class Roc(NamedTuple):
     """The corners of a ROC curve from (0, 0) to (1, 1), both rates non-decreasing."""
 
@@ -48,20 +62,57 @@ def auroc(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> float:
     return float((below + up_to).sum() / (2 * len(members) * len(others)))
 
 
+def by_membership(scores: ArrayLike, member: ArrayLike) -> tuple[Floats, Floats]:
+    """Scores of members and of non-members.
+
+    >>> [side.tolist() for side in by_membership([0.1, 0.7, 0.4], [False, True, False])]
+    [[0.7], [0.1, 0.4]]
+
+    Args:
+        scores: [n].
+        member: [n] booleans, or 0 and 1.
+
+    Raises:
+        InputError: Shapes that differ, a membership that is neither, only one of the two, or a NaN score.
+    """
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(member)
+    if values.ndim != 1 or labels.shape != values.shape:
+        raise InputError(f"Scores of shape {values.shape} need memberships of the same; found shape {labels.shape}.")
+    if not np.isin(labels, (0, 1)).all():
+        raise InputError(
+            f"The membership of row {int(np.isin(labels, (0, 1)).argmin()) + 1} is neither true nor false."
+        )
+    inside = labels.astype(bool)
+    if inside.all() or not inside.any():
+        kind = "a member" if inside.any() else "a non-member"
+        raise InputError(f"Each of the {len(inside)} records is {kind}; telling the two apart takes some of either.")
+    return _checked(values[inside], values[~inside])
+
+
+def roc_steps(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> Steps:
+    """All thresholds with their counts, none left out; tied scores are one step.
+
+    Raises:
+        InputError: As `auroc`.
+    """
+    members, others = _checked(member_scores, nonmember_scores)
+    order, last = _descending(members, others)
+    caught = order < len(members)
+    counts = [np.concatenate([[0], np.cumsum(side)[last]]).astype(np.int64) for side in (caught, ~caught)]
+    scores = np.concatenate([members, others])[order[last]]
+    return Steps(np.concatenate([[np.inf], scores]), *counts)
+
+
 def roc_curve(member_scores: ArrayLike, nonmember_scores: ArrayLike) -> Roc:
     """The ROC curve; tied scores are one step, and points on a straight line are left out.
 
     Raises:
         InputError: As `auroc`.
     """
-    members, others = _checked(member_scores, nonmember_scores)
-    order, steps = _descending(members, others)
-    caught = order < len(members)
-    tp = np.concatenate([[0], np.cumsum(caught)[steps]])
-    fp = np.concatenate([[0], np.cumsum(~caught)[steps]])
+    _, tp, fp = roc_steps(member_scores, nonmember_scores)
     turns = np.diff(tp)[:-1] * np.diff(fp)[1:] != np.diff(tp)[1:] * np.diff(fp)[:-1]
     corner = np.concatenate([[True], turns, [True]])
-    return Roc(fp[corner] / len(others), tp[corner] / len(members))
+    return Roc(fp[corner] / fp[-1], tp[corner] / tp[-1])
 
 
 def tpr_at_fpr(member_scores: ArrayLike, nonmember_scores: ArrayLike, fpr: float = 0.01) -> float:

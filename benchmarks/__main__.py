@@ -21,6 +21,8 @@ SPEED = (
     ("NPO step under SAM / plain NPO step", "npo-sam", "npo", "at most 2.2"),
     ("ULD (3 of 12 blocks) / its target, per decoded token", "decode-uld", "decode", "at most 1.35"),
     ("naive batch-1 TOFU suite / ours", "suite-naive", "suite", "at least 5"),
+    ("likelihood suite / a plain forward pass over its sequences", "likelihood", "likelihood-pass", "at most 1.3"),
+    ("membership detectors / a plain forward pass over its records", "membership", "membership-pass", "at most 1.3"),
 )
 TRAINED_MIB = 11.6e6 * 4 / 2**20  # float32 weights of the model below
 MEMORY = (("peak memory of NPO / GradDiff", "npo", "grad-diff", "at most 1.05"),)

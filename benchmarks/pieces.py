@@ -6,7 +6,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from expunge.engine.loop import Loop, Observers, Stream
 from expunge.engine.sampling import epochs, uniform
 from expunge.engine.training import Training
 from expunge.language import testbed
-from expunge.language.encode import Encoded, collate
+from expunge.language.encode import Encoded, collate, encode
 from expunge.language.evidence import EvidenceStore
 from expunge.language.forward import LanguageExamples
 from expunge.language.guarded import Guarded
@@ -25,6 +26,14 @@ from expunge.language.methods.grad_diff import GradDiff
 from expunge.language.methods.npo import NPO
 from expunge.language.methods.rmu import RMU
 from expunge.language.methods.uld import ULD, first_blocks
+from expunge.language.metrics.exact_memorization import ExactMemorization
+from expunge.language.metrics.extraction_strength import ExtractionStrength
+from expunge.language.metrics.forget_quality import ForgetQuality
+from expunge.language.metrics.membership import Membership
+from expunge.language.metrics.probability import Probability
+from expunge.language.metrics.truth_ratio import TruthRatio
+from expunge.language.score import length_batches
+from expunge.language.workload import Metric
 
 VOCABULARY, BATCH, STEPS = 8_192, 16, 3
 
@@ -143,6 +152,60 @@ def suite_naive() -> float:
     return time.perf_counter() - started
 
 
+def audited(*, false_answers: bool) -> tuple[testbed.Subject, dict[str, list[testbed.Record]]]:
+    """The embedded benchmark: forget, retain and holdout people in full, with or without their false answers."""
+    world = testbed.World()
+    records = world.records()
+    splits = {name: records[name] for name in ("forget", "retain", "holdout", "places")}
+    if not false_answers:
+        splits = {s: [replace(r, perturbed_answers=()) for r in splits[s]] for s in ("forget", "holdout")}
+    return testbed.base_subject(world), splits
+
+
+@torch.inference_mode()
+def one_pass(*, false_answers: bool) -> float:
+    """A plain forward pass over every sequence the suite scores, and nothing kept of it.
+
+    Batches of the same size, sorted by length; the library's own model call with its loss.
+    """
+    subject, splits = audited(false_answers=false_answers)
+    model = subject.model
+    started = time.perf_counter()
+    for records in splits.values():
+        rows = [(r, a) for r in records for a in (r.answer, *r.perturbed_answers)]
+        encoded = encode([r for r, _ in rows], subject.tokenizer, subject.template, answers=[a for _, a in rows])
+        for batch in length_batches(encoded.lengths, 4096):
+            b = collate(encoded, batch)
+            model(b.input_ids, attention_mask=b.mask.long(), labels=torch.where(b.labelled, b.input_ids, -100))
+    return time.perf_counter() - started
+
+
+def likelihood(metrics: Sequence[Metric], *, false_answers: bool) -> float:
+    """Metrics from nothing: the evidence of one model, the findings, and their intervals.
+
+    Gold's evidence is there before: its own audit, which comes first, has made it.
+    """
+    subject, splits = audited(false_answers=false_answers)
+    gold = EvidenceStore("gold", subject, splits)
+    for metric in metrics:
+        metric.measure(gold, gold)
+    started = time.perf_counter()
+    store = EvidenceStore("target", subject, splits)
+    for metric in metrics:
+        metric.measure(store, gold)
+    return time.perf_counter() - started
+
+
+DETECTORS = (Membership(ks=(0.05, 0.1, 0.2, 0.3, 0.5, 0.6)),)
+LIKELIHOOD = (
+    Probability(splits=("forget", "retain"), options=("places",)),
+    TruthRatio(splits=("forget", "retain", "places")),
+    ForgetQuality(),
+    ExtractionStrength(splits=("forget",)),
+    ExactMemorization(splits=("forget",)),
+    *DETECTORS,
+)
+
 PIECES: dict[str, Callable[[], float]] = {
     "bare": bare,
     "npo": lambda: steps_of(NPO()),
@@ -153,6 +216,10 @@ PIECES: dict[str, Callable[[], float]] = {
     "decode-uld": lambda: decoding(guarded=True),
     "suite": suite,
     "suite-naive": suite_naive,
+    "likelihood": lambda: likelihood(LIKELIHOOD, false_answers=True),
+    "likelihood-pass": lambda: one_pass(false_answers=True),
+    "membership": lambda: likelihood(DETECTORS, false_answers=False),
+    "membership-pass": lambda: one_pass(false_answers=False),
 }
 
 

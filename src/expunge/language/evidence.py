@@ -56,6 +56,7 @@ class EvidenceStore:
         self.batch_tokens, self.max_new_tokens = batch_tokens, max_new_tokens
         self._fingerprint = fingerprint
         self._memory: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}  # hashing a split costs more than the detectors that ask for it again
 
     @property
     def subject(self) -> Subject:
@@ -118,7 +119,9 @@ class EvidenceStore:
     def _key(self, split: str, what: str, extra: str = "") -> str:
         if self._fingerprint is None:
             self._fingerprint = self.subject.fingerprint()
-        text = "|".join((self._fingerprint, digest(self.records(split)), what, extra))
+        if split not in self._digests:
+            self._digests[split] = digest(self.records(split))
+        text = "|".join((self._fingerprint, self._digests[split], what, extra))
         return f"{what}-{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
 
     def _scores(self, split: str, what: str, answers: list[list[str]]) -> AnswerScores:

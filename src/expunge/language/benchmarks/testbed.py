@@ -9,9 +9,12 @@ from expunge.language.metrics.accuracy import Accuracy
 from expunge.language.metrics.exact_memorization import ExactMemorization
 from expunge.language.metrics.extraction_strength import ExtractionStrength
 from expunge.language.metrics.forget_quality import ForgetQuality
+from expunge.language.metrics.gradient_norm import GradientNorm
 from expunge.language.metrics.membership import Membership
 from expunge.language.metrics.model_utility import ModelUtility
+from expunge.language.metrics.open_unlearning_scores import OpenUnlearningScores
 from expunge.language.metrics.probability import Probability
+from expunge.language.metrics.reference_membership import ReferenceMembership
 from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
 from expunge.language.refusals import REFUSALS
@@ -29,6 +32,7 @@ class Testbed:
         holdout: People no model has seen. Source: ours.
         places: Fictional places, an unrelated skill to keep. Source: ours.
         world_seed: Draws the world. Source: ours.
+        gradient_norm: Also measure membership by gradient norms, a backward pass for each record. Source: ours.
     """
 
     paper: ClassVar[str] = "ours; metrics and pairing as in TOFU (Maini et al., COLM 2024, arXiv 2401.06121)"
@@ -38,6 +42,7 @@ class Testbed:
     holdout: int = 16
     places: int = 30
     world_seed: int = 0
+    gradient_norm: bool = False
 
     @property
     def world(self) -> World:
@@ -62,7 +67,10 @@ class Testbed:
                 ModelUtility(splits=("retain", "places")),
                 ExtractionStrength(splits=("forget",)),
                 ExactMemorization(splits=("forget",)),
+                OpenUnlearningScores(stays=("retain", "places")),
                 Membership(),
+                ReferenceMembership(random_split=True),
+                *([GradientNorm()] if self.gradient_norm else []),
             ),
             behaviour="exact",
             attack_score="exact",

@@ -11,8 +11,10 @@ from expunge.language.data import Record, read_records
 from expunge.language.metrics.exact_memorization import ExactMemorization
 from expunge.language.metrics.extraction_strength import ExtractionStrength
 from expunge.language.metrics.forget_quality import ForgetQuality
+from expunge.language.metrics.gradient_norm import GradientNorm
 from expunge.language.metrics.membership import Membership
 from expunge.language.metrics.model_utility import ModelUtility
+from expunge.language.metrics.open_unlearning_scores import OpenUnlearningScores
 from expunge.language.metrics.probability import Probability
 from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
@@ -76,6 +78,7 @@ class TOFU:
         world_rows: Rows of real_authors and world_facts measured; 0 for all. Source: ours (small runs).
         retain_rows: Rows of the retain set measured; 0 for all. Source: ours (small runs).
         rows_per_author: Questions used per author; 0 for all 20. Source: ours (small runs).
+        gradient_norm: Also measure membership by gradient norms, a backward pass for each record. Source: ours.
     """
 
     paper: ClassVar[str] = (
@@ -91,6 +94,7 @@ class TOFU:
     world_rows: int = 0
     retain_rows: int = 0
     rows_per_author: int = 0
+    gradient_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.forget_split not in RETAIN_OF:
@@ -170,9 +174,10 @@ class TOFU:
             ModelUtility(splits=("retain", *world)),
             ExtractionStrength(splits=("forget",)),
             ExactMemorization(splits=("forget",)),
+            OpenUnlearningScores(stays=("retain", *world)),
         ]
         if "holdout" in measured:
-            metrics.append(Membership())
+            metrics += [Membership(), *([GradientNorm()] if self.gradient_norm else [])]
         return Workload(
             forget,
             retain,

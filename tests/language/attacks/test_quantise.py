@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
+from expunge.engine.rounding import round_to_nearest
 from expunge.errors import InputError
-from expunge.language.attacks.quantise import Quantise, quantise_linear, round_to_nearest
+from expunge.language.attacks.quantise import Quantise, quantise_linear
 from expunge.language.testbed import World, base_subject
 
 

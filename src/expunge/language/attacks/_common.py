@@ -1,4 +1,4 @@
-"""What every attack on a language model shares: how facts are scored, and what an attack reports."""
+"""What every attack on a language model shares: how facts are scored."""
 
 from __future__ import annotations
 
@@ -16,31 +16,9 @@ from expunge.language.score import score_answers
 from expunge.language.scores import AnswerScores
 from expunge.language.subject import Subject
 from expunge.language.workload import Score, Workload
+from expunge.report.readings import Reading as Reading
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Scores of some facts after an attack of one strength.
-
-    Attributes:
-        channel: The evidence channel it belongs to.
-        budget: The attack's strength in words.
-        strength: The attack's strength as a number, for plots and ordering.
-        rows: Indices of the scored records in the split `split`.
-        scores: [seeds, len(rows)] score of each fact in [0, 1].
-        dev_score: Mean score on the clusters kept for choosing the strength; None without such clusters.
-        split: The split the rows belong to.
-    """
-
-    channel: str
-    budget: str
-    strength: float
-    rows: list[int]
-    scores: Floats
-    dev_score: float | None = None
-    split: str = "forget"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from expunge.engine.rounding import round_to_nearest
 from expunge.errors import InputError
 from expunge.language.attacks._common import AttackSetting, Reading
 from expunge.language.forward import unwrap
@@ -45,22 +46,6 @@ class Quantise:
             rows = list(range(len(measured)))
             readings.append(Reading(f"quantise-{bits}", f"{bits} bits", float(bits), rows, scores))
         return readings
-
-
-def round_to_nearest(weight: Tensor, bits: int) -> Tensor:
-    """Symmetric absolute-maximum quantisation of each output row, dequantised again.
-
-    Args:
-        weight: [out, in].
-        bits: Word length b; levels are the integers in [-(2^(b-1) - 1), 2^(b-1) - 1].
-
-    Returns:
-        [out, in]; each entry differs from the input by at most half a level of its row.
-    """
-    top = 2 ** (bits - 1) - 1
-    scale: Tensor = weight.abs().amax(1, keepdim=True) / top
-    safe = torch.where(scale == 0, 1.0, scale)  # an all-zero row stays zero
-    return (weight / safe).round().clamp(-top, top) * scale
 
 
 @torch.no_grad()

@@ -152,6 +152,8 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         rows = list(reader)
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.reader.line_num}: not CSV ({error}).") from None
+    if not rows:
+        raise InputError(f"{path}: no records in it.")
     for i, row in enumerate(rows, 1):
         for column in columns:
             if not row.get(column):

@@ -25,12 +25,13 @@ CLASS_VARIANCE = 1e-4
 
 @dataclass(frozen=True)
 class Fisher(Edit):
-    """theta <- theta_0 + sqrt(v) N(0, 1), with v = alpha min(1 / (F + 1e-8), 1e3) from the Fisher information on D_r.
+    """Noise on every weight, the more of it the less the weight matters for the retained images; no training.
 
-    F = mean over D_r of sum_y p(y|x) (d log p(y|x) / d theta)^2: the expectation over the model's own labels, every
-    image on its own, in evaluation mode; independent yes-or-no labels are each expected over. The cap is 1e2 in the
-    head. In tensors of several dimensions v is averaged over the second; in the head and in vectors (biases, scales of
-    normalisation) it is ten times as large. Running statistics of normalisation layers stay as they are.
+    theta <- theta_0 + sqrt(v) N(0, 1) with v = alpha min(1 / (F + 1e-8), 1e3), where F = mean over D_r of
+    sum_y p(y|x) (d log p(y|x) / d theta)^2: the expectation over the model's own labels, every image on its own, in
+    evaluation mode; independent yes-or-no labels are each expected over. The cap is 1e2 in the head. In tensors of
+    several dimensions v is averaged over the second; in the head and in vectors (biases, scales of normalisation) it
+    is ten times as large. Running statistics of normalisation layers stay as they are.
 
     Attributes:
         alpha: Scale of the noise; 0 leaves the model as it is. Source: reference code (1e-6; 1e-7 for large models).

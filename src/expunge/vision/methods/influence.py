@@ -32,10 +32,11 @@ TOGETHER = 256
 
 @dataclass(frozen=True)
 class Influence(Edit):
-    """theta <- theta_0 + alpha H^-1 v, with v = (1/N) sum_f grad - (N_f / (N N_r)) sum_r grad of the task loss.
+    """One Newton-like step towards where training without the forgotten images would have ended.
 
-    At a minimum of the loss over all N images v is minus the gradient of the mean loss over D_r, and alpha = 1 with
-    the Hessian of D_r is Newton's step towards the model trained without D_f. H is approximated by
+    theta <- theta_0 + alpha H^-1 v, with v = (1/N) sum_f grad - (N_f / (N N_r)) sum_r grad of the task loss. At a
+    minimum of the loss over all N images v is minus the gradient of the mean loss over D_r, and alpha = 1 with the
+    Hessian of D_r is Newton's step towards the model trained without D_f. H is approximated by
     F = damping I + (1/K) sum_k g_k g_k^T over K retained images. Evaluation mode; running statistics stay.
 
     Attributes:

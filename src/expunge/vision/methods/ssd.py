@@ -78,17 +78,17 @@ class SSD(Edit):
     def importances(self, model: nn.Module, parts: Sequence[Images], seed: int) -> Named:
         """I of every weight over some sets together, in an order drawn from the seed."""
         total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-        batches = list(_mixed(parts, self.batch_size, seed))
+        count = -(-sum(map(len, parts)) // self.batch_size)
         with every_parameter(model) as parameters:
             device = next(iter(parameters.values())).device
-            for pixels, labels in batches:
+            for pixels, labels in _mixed(parts, self.batch_size, seed):
                 logits = model(pixels.to(device))
                 if self.label_free:
                     value = logits.square().sum(1).mean()
                 else:
                     value = per_image(logits, labels.to(device)).mean()
                 for name, g in gradient(value, parameters, "ssd").items():
-                    total[name] += (g.abs() if self.label_free else g.square()) / len(batches)
+                    total[name] += (g.abs() if self.label_free else g.square()) / count
         return total
 
     def _of_everything(self, job: Any) -> Named:
@@ -104,7 +104,9 @@ class SSD(Edit):
         found = self.importances(job.subject.model, (job.forget, job.retain), job.seed)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({n: v.cpu().contiguous() for n, v in found.items()}, path, made)
+            part = path.with_name(f"{path.name}.part")
+            save_file({n: v.cpu().contiguous() for n, v in found.items()}, part, made)
+            part.replace(path)
         return found
 
 

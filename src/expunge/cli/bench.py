@@ -64,11 +64,21 @@ def bench(
 ) -> None:
     """Compare methods: search settings for each, run them on all seeds, rank them beside gold.
 
+    A recipe with ``detectors``, such as tddbench, compares detectors of training data; --methods names some of them.
+
     The same command resumes. Exit codes: 0 done, 2 wrong input, 3 something failed (the rest is done).
     """
     with failures_told(debug):
+        from expunge.bench.detection import is_detection, read_raw
         from expunge.bench.reading import load_bench
 
+        if is_detection(raw := read_raw(recipe)):
+            from expunge.cli.bench_detection import detection_bench, refuse
+
+            refuse(seeds=seeds != 1, trials=trials is not None, engine=engine is not EngineName.local,
+                   limit_minutes=limit_minutes is not None)  # fmt: skip
+            detection_bench(raw, recipe, overrides or (), methods, out, workers, dry_run=dry_run, quiet=quiet)
+            return
         checked = load_bench(recipe, overrides or (), methods=methods, seeds=seeds, trials=trials, out=out)
         if dry_run:
             _print_plan(checked)

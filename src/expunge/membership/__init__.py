@@ -10,6 +10,18 @@ an attacker detects just as well). The public code of TOFU and others orients sc
 computes P(score of a non-member > score of a member): the same AUROC.
 """
 
+from expunge.membership.case import (
+    Case,
+    HeldModels,
+    audit_case,
+    tddbench_case,
+)
+from expunge.membership.classifier import (
+    Classifier,
+    Records,
+    SklearnClassifier,
+    TorchClassifier,
+)
 from expunge.membership.curves import (
     Roc,
     Steps,
@@ -29,6 +41,12 @@ from expunge.membership.detectors import (
     min_k_plus_plus,
     reference,
     zlib_ratio,
+)
+from expunge.membership.learners import (
+    Learner,
+    SklearnLearner,
+    TorchLearner,
+    Training,
 )
 from expunge.membership.metric_based import (
     metric_conf,
@@ -71,8 +89,17 @@ from expunge.membership.robust import (
     choose_a,
     model_robust,
 )
+from expunge.membership.roster import (
+    Limits,
+)
 from expunge.membership.signals import (
     Signals,
+)
+from expunge.membership.suite import (
+    ALL,
+    Detection,
+    calibrate,
+    run_suite,
 )
 from expunge.membership.thresholds import (
     Calibration,
@@ -90,27 +117,42 @@ from expunge.membership.usage import (
 )
 
 __all__ = [
+    "ALL",
     "PUBLISHED_A",
     "Bound",
     "Calibration",
+    "Case",
     "ChosenA",
+    "Classifier",
     "DecisionRates",
+    "Detection",
+    "HeldModels",
+    "Learner",
+    "Limits",
     "LowRate",
     "Population",
     "PrivLeak",
     "PublishedRates",
+    "Records",
     "References",
     "Resolution",
     "Roc",
     "Signals",
+    "SklearnClassifier",
+    "SklearnLearner",
     "StandIn",
     "StandInScores",
     "Steps",
+    "TorchClassifier",
+    "TorchLearner",
+    "Training",
     "Usage",
+    "audit_case",
     "auroc",
     "auroc_interval",
     "balanced_accuracy",
     "by_membership",
+    "calibrate",
     "calibrated_threshold",
     "choose_a",
     "compressed_bytes",
@@ -138,7 +180,9 @@ __all__ = [
     "resolution",
     "roc_curve",
     "roc_steps",
+    "run_suite",
     "stand_in_scores",
+    "tddbench_case",
     "tpr_at_fpr",
     "tpr_at_fpr_interval",
     "tpr_at_low_fpr",

@@ -84,7 +84,7 @@ def test_every_error_is_reported_at_once(tmp_path: Path) -> None:
         "{user_start: ..., user_end: ..., assistant_start: ...}",
         "benchmark.forget_split: 'forget15' must be 'forget01', 'forget05' or 'forget10'. Did you mean 'forget10'?",
         "target.train.lr: 'fast' must be a valid number",
-        "target.train.optimizer: 'admw' must be 'adamw' or 'muon'. Did you mean 'adamw'?",
+        "target.train.optimizer: 'admw' must be 'adamw', 'muon' or 'sgd'. Did you mean 'adamw'?",
         "target.train.weihgt_decay: unknown key. Did you mean 'weight_decay'?",
         "methods.0: Unknown method 'nppo'. Did you mean 'npo'?",
         "methods.1.beeta: unknown key. Did you mean 'beta'?",

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from dataclasses import fields as dataclass_fields
-from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import (
+    BeforeValidator,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -171,9 +173,53 @@ class Target(Checked):
 
 
 class Unlearn(Checked):
-    """Training settings that all methods of the run share."""
+    """Training settings that all methods of the run share, and what a further request does with the earlier ones."""
 
     train: TrainingField = Training()
+    reference: Literal["previous", "initial"] = "previous"
+    rehearse: bool = False
+
+
+class Request(Checked):
+    """An erasure request other than the benchmark's own: records of a file, or on top of a finished run."""
+
+    continues: Path | None = None
+    forget: str | None = Field(None, min_length=1)
+    start: Literal["previous", "target"] = "previous"
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.continues is None and self.forget is None:
+            raise problem("names neither a run it 'continues' nor a file of records to 'forget'", show=False)
+        return self
+
+
+class Step(Checked):
+    """One request of a sequence: other settings of the benchmark (a fold), or a file of records."""
+
+    benchmark: dict[str, Any] = Field(default_factory=dict)
+    forget: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.benchmark and self.forget is not None:
+            raise problem("takes its records from 'benchmark' or from 'forget', not from both", show=False)
+        return self
+
+
+class Sequence(Checked):
+    """Requests carried out in turn: each from the result of the one before, or each from the target."""
+
+    requests: list[Step] = Field(min_length=1)
+    start: Literal["previous", "target"] = "previous"
+    show: list[Annotated[str, Field(pattern=r"^[\w.-]+@[\w.-]+$")]] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _no_request_twice(self) -> Self:
+        for i, step in enumerate(self.requests):
+            if step in self.requests[:i]:
+                raise problem(f"the requests {self.requests.index(step)} and {i} are the same", show=False)
+        return self
 
 
 class Gold(Checked):
@@ -183,14 +229,28 @@ class Gold(Checked):
     seeds: int = Field(1, ge=1, le=2)
 
 
+class Harness(Checked):
+    """Tasks of lm-evaluation-harness that show whether other abilities were kept."""
+
+    tasks: Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = Field(
+        default_factory=list
+    )
+    limit: int | None = Field(None, ge=1)
+    shots: int | None = Field(None, ge=0)
+    chat_template: bool = False
+    tolerance: float = Field(0.02, ge=0, lt=1)
+
+
 class Audit(Checked):
     """What is measured, and the tolerance of the verdict."""
 
     attacks: list[AttackSettings]
+    harness: Harness = Field(default_factory=dict, validate_default=True)
     control: bool = True
     control_train: OverridesField = Field(default_factory=dict)
     draws: int = Field(1000, ge=1)
     delta: float = Field(0.2, gt=0, lt=1)
+    references: int = Field(0, ge=0, multiple_of=2)
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from expunge.language.prepare import TESTBED
 from expunge.language.subject import count_parameters
 from expunge.language.workload import Workload
 from expunge.recipe import Recipe
+from expunge.sequence_data import resolve
 
 CHARACTERS_PER_TOKEN = 4.0  # English text; only for the estimate
 GIB = 2**30
@@ -35,7 +36,7 @@ def plan(recipe: Recipe) -> list[tuple[str, str]]:
     Raises:
         InputError: Wrong names, settings or data.
     """
-    workload: Workload = recipe.benchmark.build().load(recipe.seed)
+    workload: Workload = resolve(recipe).workload
     for method in recipe.methods:
         method.build()
     parameters = count_parameters(recipe.model.source) if recipe.model.source not in TESTBED else 485_504

@@ -25,6 +25,8 @@ from expunge._settings import (
     Gold,
     MethodSettings,
     ModelSettings,
+    Request,
+    Sequence,
     Target,
     Unlearn,
 )
@@ -53,6 +55,8 @@ class Recipe(Checked):
     gold: Gold | None = None
     methods: Annotated[list[MethodSettings], BeforeValidator(_one_or_more)] = Field(default_factory=list)
     unlearn: Unlearn = Unlearn()
+    request: Request | None = None
+    sequence: Sequence | None = None
     audit: Audit = Field(default_factory=dict, validate_default=True)
 
     @classmethod
@@ -104,6 +108,8 @@ class Recipe(Checked):
             refuse(("gold", "source"), "retrain", message)
         if self.gold and self.gold.source != "retrain" and self.gold.seeds > 1:
             refuse(("gold", "seeds"), self.gold.seeds, "must be 1 with a gold model that is not retrained here")
+        if self.request and self.sequence:
+            refuse(("sequence",), None, "stands beside 'request': a sequence makes its requests itself", show=False)
         lists: list[tuple[tuple[str, ...], list[str]]] = [
             (("methods",), [m.name for m in self.methods]),
             (("audit", "attacks"), [a.name for a in self.audit.attacks]),

@@ -23,15 +23,17 @@ from rich.console import Console
 
 from expunge.journal import Bars, Journal, cache_folder, lock_folder
 from expunge.language.data import digest
+from expunge.language.harness_suite import check_tasks
 from expunge.language.prepare import EMBEDDED, Models, ModelSpec
-from expunge.language.testbed import World
-from expunge.language.workload import Workload
 from expunge.recipe import Recipe
+from expunge.report._drift import Measured, drift
 from expunge.report.assemble import ModelAudit, assemble
 from expunge.report.html import write_report
 from expunge.report.scorecard import Scorecard
 from expunge.report.verdict import Tolerance, judge_model
-from expunge.stages import Context, audit_stage, control_stage, prepare, unlearn_stage
+from expunge.sequence import digest_models
+from expunge.sequence_data import require_start, resolve
+from expunge.stages import Context, audit_stage, control_stage, prepare, unlearn_stage, world_of
 
 JUDGED_BY = ("target", "gold", "gold_2")  # every other model gets a verdict, the positive control too
 
@@ -51,7 +53,11 @@ def execute(recipe: Recipe, *, console: Console | None = None, force: bool = Fal
         InputError: Wrong data, names or settings.
         RunError: The run failed; what was finished is kept and the same command resumes.
     """
-    with opened(recipe, console, force) as context:
+    if recipe.sequence is not None:
+        from expunge.sequence_driver import execute_all
+
+        return execute_all(recipe, console=console, force=force)[-1]
+    with opened(recipe, console, force) as context, _chained(context):
         started = _now()
         refs = prepare(context)
         context.gold = refs.get("gold")
@@ -62,7 +68,7 @@ def execute(recipe: Recipe, *, console: Console | None = None, force: bool = Fal
 
 def unlearn_only(recipe: Recipe, *, console: Console | None = None, force: bool = False) -> Path:
     """Carry out the recipe's one method on the delivered model; returns the model's folder."""
-    with opened(recipe, console, force) as context:
+    with opened(recipe, console, force) as context, _chained(context):
         (method,) = recipe.methods
         unlearn_stage(context, context.models.delivered(), method)
         return context.folder / "model"
@@ -101,6 +107,7 @@ def opened(recipe: Recipe, console: Console | None, force: bool) -> Iterator[Con
         torch.set_num_threads(recipe.threads)
     with Bars(console) as bars:
         context = open_run(recipe, bars)  # data errors come before anything is written
+        require_start(context.asked, folder, force)
         folder.mkdir(parents=True, exist_ok=True)
         with lock_folder(folder):
             if force:
@@ -112,14 +119,23 @@ def opened(recipe: Recipe, console: Console | None, force: bool) -> Iterator[Con
             yield context
 
 
+@contextmanager
+def _chained(context: Context) -> Iterator[None]:
+    """Within, the run counts as unfinished; after it, further requests can build on its models."""
+    context.asked.link.write(context.folder)
+    yield
+    replace(context.asked.link, models=digest_models(context.folder, context.recipe)).write(context.folder)
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def open_run(recipe: Recipe, bars: Bars) -> Context:
     """Load the data and bind the models."""
-    benchmark = recipe.benchmark.build()
-    workload: Workload = benchmark.load(recipe.seed)
+    asked = resolve(recipe)
+    workload = asked.workload
+    check_tasks(recipe.audit.harness.tasks, workload.splits)
     folder = Path(recipe.out)
     journal = Journal(folder / "log.jsonl", bars.console)
     source = recipe.model.source
@@ -132,12 +148,12 @@ def open_run(recipe: Recipe, bars: Bars) -> Context:
         dtype=recipe.model.dtype,
         max_length=recipe.model.max_length,
         lora=recipe.model.lora.model_dump() if recipe.model.lora else None,
-        world=getattr(benchmark, "world", None) or World(),  # a benchmark on files has none
+        world=world_of(asked.origin),
     )
     models = Models(
         spec, cache_folder(recipe.cache) / "models", seed=recipe.seed, observers=bars.watch, note=journal.note
     )
-    return Context(recipe, workload, models, folder, journal, bars)
+    return Context(recipe, workload, models, folder, journal, bars, asked)
 
 
 # -- report -------------------------------------------------------------------------------------------
@@ -147,17 +163,29 @@ def report_stage(context: Context, audits: dict[str, ModelAudit], started: str) 
     """Scorecard, verdicts and report."""
     recipe = context.recipe
     intentions = {m.name: m.entry.intention or "" for m in recipe.methods}
-    scorecard = assemble(audits, intentions, seed=recipe.seed, draws=recipe.audit.draws)
+    scorecard = assemble(
+        audits, intentions, seed=recipe.seed, draws=recipe.audit.draws, tolerance=recipe.audit.harness.tolerance
+    )
     scorecard.curves["trajectory"] = _trajectories(context)
     tolerance = Tolerance(delta=recipe.audit.delta)
     judged = [n for n in scorecard.evidence if n not in JUDGED_BY]
     scorecard.verdicts = {name: judge_model(scorecard, name, tolerance) for name in judged}
     scorecard.published = list(context.workload.published)
+    if context.asked.earlier:
+        asked = context.asked
+        past = [Measured(p.link.request, len(p.new), read_scorecard(p.folder)) for p in asked.earlier]
+        scorecard.curves["drift"] = drift([*past, Measured(asked.link.request, len(asked.new), scorecard)])
     scorecard.run = _provenance(context, started)
     scorecard.save(context.folder / "scorecard.json")
     write_report(scorecard, context.folder / "report.html")
     context.journal.note("report written")
     return scorecard
+
+
+def read_scorecard(folder: Path) -> Scorecard | None:
+    """A run's scorecard; None for one that was not audited."""
+    path = folder / "scorecard.json"
+    return Scorecard.load(path) if path.exists() else None
 
 
 def _trajectories(context: Context) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,25 @@ from expunge.engine.method import Method
 from expunge.engine.training import Training
 from expunge.journal import Bars, Journal
 from expunge.language.attacks._common import fact_scores
-from expunge.language.audit import Attack, audit_model
+from expunge.language.attacks.relearn import Relearn
+from expunge.language.audit import Attack, audit_model, audit_notes
 from expunge.language.card import model_card
-from expunge.language.data import digest
+from expunge.language.data import cluster_ids, digest
 from expunge.language.evidence import EvidenceStore
+from expunge.language.harness_suite import Suite
 from expunge.language.methods.idk import IDK
-from expunge.language.prepare import ModelRef, Models, key_of, model_ref, write_note
+from expunge.language.metrics.reference_membership import reference_metric
+from expunge.language.prepare import EmbeddedWorld, ModelRef, Models, key_of, model_ref, write_note
+from expunge.language.references import ReferenceEvidence, missing, reference_evidence
 from expunge.language.subject import Subject, merge_lora
+from expunge.language.testbed import World
 from expunge.language.unlearn import UnlearnJob, unlearn
-from expunge.language.workload import Comparing, Workload
+from expunge.language.workload import Comparing, Placing, Workload
 from expunge.recipe import Recipe
 from expunge.report.assemble import ModelAudit
 from expunge.report.verdict import REFERENCES
+from expunge.sequence import model_folder
+from expunge.sequence_data import Asked
 
 PROBE_ROWS = 128  # rows of each split that a probe during training looks at
 
@@ -40,8 +48,14 @@ class Context:
     folder: Path
     journal: Journal
     bars: Bars
+    asked: Asked
     gold: ModelRef | None = None
     gold_level: float | None = None
+
+
+def world_of(recipe: Recipe) -> EmbeddedWorld:
+    """The world of the embedded model: the benchmark's, or the test bed's where it has none."""
+    return getattr(recipe.benchmark.build(), "world", None) or World()
 
 
 # -- prepare ------------------------------------------------------------------------------------------
@@ -50,7 +64,8 @@ class Context:
 def prepare(context: Context) -> dict[str, ModelRef]:
     """The target, the gold models and the positive control, as far as the recipe asks for them."""
     recipe, workload, models = context.recipe, context.workload, context.models
-    everything = workload.retain + workload.forget
+    audit_notes(workload)  # refuses data that no audit could use, before anything is trained
+    everything = context.asked.trained_on
     refs: dict[str, ModelRef] = {}
     with context.journal.stage("target"):
         if recipe.target is None:
@@ -74,9 +89,9 @@ def _golds(context: Context, rows: int) -> dict[str, ModelRef]:
         name = "gold" if number == 0 else f"gold_{number + 1}"
         with context.journal.stage(name):
             if gold.source != "retrain":
-                refs[name] = Models(
-                    replace(models.spec, source=gold.source), models.cache, seed=recipe.seed
-                ).delivered()
+                # an embedded gold model has not seen what this very request asks to forget (a later fold)
+                spec = replace(models.spec, source=gold.source, world=world_of(recipe))
+                refs[name] = Models(spec, models.cache, seed=recipe.seed).delivered()
             else:
                 assert recipe.target is not None  # the recipe refuses gold.source=retrain without it
                 training = recipe.target.train.for_share(len(retain), rows)
@@ -125,20 +140,26 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
     recipe, workload = context.recipe, context.workload
     method: Method = named.build()
     training = _training(context, named)
-    out = context.folder / "model" if len(recipe.methods) == 1 else context.folder / "model" / named.name
-    key = key_of("unlearn", _fingerprint(context, target), _data_key(context), named.name, repr(method),
+    out = model_folder(context.folder, recipe, named.name)
+    start = start_of(context, target, named.name)
+    reference = target if start is not target and recipe.unlearn.reference == "initial" else None
+    key = key_of("unlearn", _fingerprint(context, start), _data_key(context), named.name, repr(method),
                  asdict(training), recipe.seed, asdict(context.models.spec), list(workload.refusals),
-                 repr(recipe.benchmark) if workload.stop_rule else None)  # fmt: skip
+                 repr(recipe.benchmark) if workload.stop_rule or workload.corpus else None,
+                 *([_fingerprint(context, context.gold)] if workload.stop_rule and context.gold else []),
+                 *([_fingerprint(context, reference)] if reference else []))  # fmt: skip
     note = context.folder / "stages" / f"unlearn-{named.name}.json"
     if context.journal.done(note, key) and (out / "expunge.json").exists():
         return model_ref(out, recipe.model.dtype)
     with context.journal.stage(f"unlearn {named.name}"):
         checkpoints = context.folder / "checkpoints" / named.name / key
-        subject = context.models.adapted(target.load(), recipe.seed)
+        subject = context.models.adapted(start.load(), recipe.seed)
         job = UnlearnJob(
             subject, workload.forget, workload.retain, training, recipe.seed, checkpoints,
             _observers(context, named.name, subject, training), base=context.models.adapted_base,
             base_training=recipe.target.train if recipe.target else None, refusals=workload.refusals,
+            reference=reference.load if reference else None,
+            corpus=partial(workload.corpus, cache=context.models.cache) if workload.corpus else None,
         )  # fmt: skip
         unlearned = merge_lora(unlearn(method, job))
         temporary = out.with_name(out.name + ".tmp")
@@ -151,6 +172,14 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         context.journal.finish(note, key, {"logs": [_summary(log) for log in job.logs]})
         shutil.rmtree(context.folder / "checkpoints" / named.name, ignore_errors=True)
     return model_ref(out, recipe.model.dtype)
+
+
+def start_of(context: Context, target: ModelRef, method: str) -> ModelRef:
+    """What a method starts from: the target, or its own result of the request before."""
+    if not context.asked.earlier:
+        return target
+    past = context.asked.earlier[-1]
+    return model_ref(model_folder(past.folder, past.recipe, method), context.recipe.model.dtype)
 
 
 def _training(context: Context, named: Any) -> Training:
@@ -177,7 +206,7 @@ def _observers(context: Context, name: str, subject: Subject, training: Training
         return {n: float(fact_scores(probed, thin(rows), kind, tokens).mean()) for n, rows in splits.items()}
 
     if context.workload.stop_rule is not None:  # the weights at the stop are the result: nothing is selected
-        rule = context.workload.stop_rule(subject)
+        rule = context.workload.stop_rule(subject).beside(context.gold.load if context.gold else None)
         return replace(observers, probe=lambda model: {**probe(model), **rule.probe(model)}, stop=rule.stop)
     if context.gold is None:
         return replace(observers, probe=probe)
@@ -218,14 +247,50 @@ def _summary(log: TrainLog) -> dict[str, Any]:
 
 def audit_stage(context: Context, refs: dict[str, ModelRef]) -> dict[str, ModelAudit]:
     """Measure every model; gold first, because others are measured beside it."""
-    attacks = {a.name: a.build() for a in context.recipe.audit.attacks}
+    attacks = _attacks(context)
     order = sorted(refs, key=lambda name: (name != "gold", name != "target"))
-    compared = any(isinstance(m, Comparing) for m in context.workload.metrics)
+    compared = any(isinstance(m, Comparing | Placing) for m in context.workload.metrics)
     beside = ["gold", "target"] if compared else ["gold"]  # models that others are measured beside stay loaded
     stores = {name: _store(context, name, refs[name]) for name in beside if name in refs}
-    audits = {name: _audit_one(context, name, refs[name], stores, attacks) for name in order}
+    for text in audit_notes(context.workload):
+        context.journal.note(text)
+    references = _references(context)
+    audits = {name: _audit_one(context, name, refs[name], stores, attacks, references) for name in order}
     first = [n for n in REFERENCES if n in audits]
     return {name: audits[name] for name in dict.fromkeys([*first, *audits])}
+
+
+def _references(context: Context) -> ReferenceEvidence | None:
+    """Scores of the reference models, for the membership attacks that need them; None where there are none."""
+    recipe, workload = context.recipe, context.workload
+    metric, training = reference_metric(workload.metrics), recipe.target.train if recipe.target else None
+    if not recipe.audit.references:
+        return None
+    sides = metric.members, metric.non_members
+    if (why := missing(workload.forget, workload.splits, training, sides)) is not None or training is None:
+        context.journal.note(f"audit.references={recipe.audit.references}: no reference models, because {why}.")
+        return None
+    with context.journal.stage("references"):
+        references = reference_evidence(
+            context.models, workload.forget, workload.retain, workload.splits, training, seed=recipe.seed,
+            count=recipe.audit.references, trained_on=len(context.asked.trained_on), sides=sides, k=metric.k,
+        )  # fmt: skip
+    for text in metric.notes(references):
+        context.journal.note(text)
+    return references
+
+
+def _attacks(context: Context) -> dict[str, Attack]:
+    """The recipe's attacks, without those that a request about one data subject cannot be put to."""
+    attacks = {a.name: a.build() for a in context.recipe.audit.attacks}
+    alone = len(set(cluster_ids(context.workload.splits["forget"]))) < 2
+    left_out = [name for name, attack in attacks.items() if alone and type(attack) is Relearn]
+    if left_out:
+        context.journal.note(
+            f"{', '.join(left_out)}: left out. All forget records are about one data subject, and relearning some "
+            f"subjects to see whether others come back takes two."
+        )
+    return {name: attack for name, attack in attacks.items() if name not in left_out}
 
 
 def _store(context: Context, name: str, ref: ModelRef) -> EvidenceStore:
@@ -240,22 +305,31 @@ def _store(context: Context, name: str, ref: ModelRef) -> EvidenceStore:
 
 
 def _audit_one(
-    context: Context, name: str, ref: ModelRef, stores: dict[str, EvidenceStore], attacks: dict[str, Attack]
+    context: Context,
+    name: str,
+    ref: ModelRef,
+    stores: dict[str, EvidenceStore],
+    attacks: dict[str, Attack],
+    references: ReferenceEvidence | None = None,
 ) -> ModelAudit:
     """Measure one model beside the stores of gold and target."""
     workload, recipe = context.workload, context.recipe
     fingerprint, gold, target = _fingerprint(context, ref), stores.get("gold"), stores.get("target")
     data = {split: digest(rows) for split, rows in workload.splits.items()}
     beside = [store.subject.fingerprint() if store else None for store in (gold, target)]
+    suite = Suite(**recipe.audit.harness.model_dump(exclude={"tolerance"}))
     key = key_of("audit", fingerprint, beside, data, repr(workload.metrics), repr(attacks), recipe.seed,
-                 _data_key(context))  # fmt: skip
+                 _data_key(context), suite.content(), references.key if references else None)  # fmt: skip
     path, note = context.folder / "audit" / f"{name}.json", context.folder / "stages" / f"audit-{name}.json"
     if context.journal.done(note, key) and path.exists():
         return replace(ModelAudit.load(path), name=name)
     with context.journal.stage(f"audit {name}"):
         store = stores.get(name) or _store(context, name, ref)
-        with context.bars.work(f"audit {name}", len(workload.metrics) + len(attacks)) as progress:
-            audit = audit_model(store, gold, workload, attacks, seed=recipe.seed, target=target, progress=progress)
+        with context.bars.work(f"audit {name}", len(workload.metrics) + len(attacks) + bool(suite.tasks)) as progress:
+            audit = audit_model(
+                store, gold, workload, attacks, seed=recipe.seed, target=target, suite=suite, references=references,
+                progress=progress,
+            )  # fmt: skip
         audit.save(path)
         context.journal.finish(note, key, {})
     return audit

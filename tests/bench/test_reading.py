@@ -20,7 +20,7 @@ def methods(**entry: Any) -> dict[str, Any]:
 
 
 def test_the_packaged_demo_covers_the_catalog() -> None:
-    assert packaged() == ["demo"]
+    assert "demo" in packaged()
     bench = load_bench("demo", methods="all", seeds=3)
     named = {plan.name for plan in bench.methods} | set(bench.skipped)
     assert named == {entry.name for entry in catalog.entries("method", "language")}

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from synthetic_audit import METHODS, build
 
-from expunge.report._words import METRICS, VERDICTS, number
+from expunge.report._words import METRICS, VERDICTS, family, metric_label, number
 from expunge.report.gaps import normalised_gaps
 from expunge.report.html import render, write_report
 from expunge.report.scorecard import Evidence, Finding, Published, Scorecard
@@ -194,3 +194,20 @@ def test_the_suite_has_a_table_of_its_own():
     assert "−0.10 (−0.15 to −0.05)" in part
     assert "lost, p < 0.001" in part
     assert "harness" not in text[: text.index("Other abilities")]
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "section"),
+    [
+        ("membership.lira.auroc", "Detection by LiRA (AUROC)", "membership"),
+        ("membership.usage", "Share of the forgotten set still in use", "membership"),
+        ("membership.rmia.tpr_at_0_1_fpr", "Caught at 0.1% false alarms, RMIA", "membership"),
+        ("rwku.membership.loss.auroc", "Detection by loss (AUROC)", "membership"),
+        ("hubble.gap.nll", "Share of the way to gold, nll", "forgetting"),
+        ("extraction_likelihood_10", "Extraction likelihood of 10 words in a row", "forgetting"),
+        ("nobody.heard.of_it", "nobody, heard, of it", "forgetting"),
+    ],
+)
+def test_metrics_have_words(metric, name, section):
+    assert metric_label(metric).name == name
+    assert family(metric, "forget") == section

@@ -145,7 +145,7 @@ class Loop:
                     stack.enter_context(lead.examples.checkpointing(self.model))
                 self.batches.reference = self._reference()
                 self.batches.state = self._begin()
-                self.weights = Weights(self.model, names)
+                self.weights = Weights(self.model, names, self.method.mask(self.model))
                 stack.enter_context(self.weights.attached())
                 self.parameters = self.weights.parameters
                 self.gradients = Gradients(

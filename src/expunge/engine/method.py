@@ -160,6 +160,14 @@ class Trained(Method):
         """
         return None
 
+    def mask(self, model: nn.Module) -> Mapping[str, Tensor] | None:
+        """Entries that may move, by name of a trained parameter: bool tensors of its shape; None for all.
+
+        An entry that may not move keeps its value bit for bit, under momentum, weight decay and smoothing too. The
+        run asks once, of the model as it starts, and again when it is resumed: the answer must be the same.
+        """
+        return None
+
 
 class Guard(Method):
     """A method for inference time: the weights stay as they are, what the model says changes."""

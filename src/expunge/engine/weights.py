@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from expunge.engine.slices import Index, split_name, tensor_of
 
 HALF = (torch.bfloat16, torch.float16)
+Piece = tuple[Index | None, nn.Parameter, Tensor | None]  # where it lies in the whole, what is moved, what may move
 
 
 class Weights:
@@ -27,7 +28,18 @@ class Weights:
             rounding; None before any, and without such weights.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor] | None = None) -> None:
+        """Bind what is moved.
+
+        Args:
+            model: Holds the weights.
+            names: Parameters and slices.
+            masks: Name to bool tensor of its shape: True where an entry may move (`Trained.mask`). The others keep
+                the value they have now, bit for bit, whatever momentum, decay or smoothing would do to them.
+
+        Raises:
+            ValueError: A mask of what is not moved, or of another shape.
+        """
         self.model = model
         self._own = dict(model.named_parameters())
         self.moved: dict[str, nn.Parameter] = {}
@@ -38,6 +50,13 @@ class Weights:
                 self.moved[name] = nn.Parameter(tensor.detach().float())
             else:
                 self.moved[name] = self._own[name] if name in self._own else nn.Parameter(tensor)
+        self._masks: dict[str, Tensor] = {}
+        self._rest: dict[str, Tensor] = {}
+        for name, mask in (masks or {}).items():
+            if name not in self.moved or mask.shape != self.moved[name].shape:
+                raise ValueError(f"a mask of shape {tuple(mask.shape)} for {name}, which is not moved or not so shaped")
+            self._masks[name] = mask.to(self.moved[name].device, torch.bool)
+            self._rest[name] = self.moved[name].detach()[~self._masks[name]].clone()
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -47,11 +66,11 @@ class Weights:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Within, a backward pass leaves gradients with the moved parameters; the model keeps none of its own."""
-        pieces: dict[str, list[tuple[Index | None, nn.Parameter]]] = {}
+        pieces: dict[str, list[Piece]] = {}
         for name, parameter in self.moved.items():
             whole, index = split_name(name)
-            if parameter is not self._own[whole]:
-                pieces.setdefault(whole, []).append((index, parameter))
+            if parameter is not self._own[whole] or name in self._masks:
+                pieces.setdefault(whole, []).append((index, parameter, self._masks.get(name)))
         handles = [self._own[n].register_post_accumulate_grad_hook(_hand_over(mine)) for n, mine in pieces.items()]
         try:
             yield
@@ -61,7 +80,9 @@ class Weights:
 
     @torch.no_grad()
     def sync(self) -> None:
-        """Round the masters into the model."""
+        """Put entries that may not move back, and round the masters into the model."""
+        for name, mask in self._masks.items():
+            self.moved[name][~mask] = self._rest[name]
         for name, parameter in self.moved.items():
             stored = tensor_of(self._own, name)
             if stored.dtype in HALF:
@@ -130,12 +151,17 @@ class Weights:
         self.sync()
 
 
-def _hand_over(pieces: list[tuple[Index | None, nn.Parameter]]) -> Callable[[Tensor], None]:
+def _hand_over(pieces: list[Piece]) -> Callable[[Tensor], None]:
     def hook(whole: Tensor) -> None:
         assert whole.grad is not None
-        for index, piece in pieces:
-            share = (whole.grad if index is None else whole.grad[index]).to(piece.dtype)
-            piece.grad = share.clone() if piece.grad is None else piece.grad + share
-        whole.grad = None
+        arrived, whole.grad = whole.grad, None
+        for index, piece, mask in pieces:
+            share = (arrived if index is None else arrived[index]).to(piece.dtype)
+            if mask is not None:
+                share = share * mask
+            if piece is whole:
+                whole.grad = share
+            else:
+                piece.grad = share.clone() if piece.grad is None else piece.grad + share
 
     return hook

@@ -10,15 +10,16 @@ import numpy as np
 
 from expunge.language.attacks._common import AttackSetting, Reading, answer_hits, fact_scores
 from expunge.language.evidence import EvidenceStore
-from expunge.language.metrics.membership import loss_roc
+from expunge.language.harness_suite import Suite, run_suite
+from expunge.language.metrics.membership import Membership, loss_roc
+from expunge.language.metrics.reference_membership import reference_metric
 from expunge.language.metrics.rouge import rouge_l_recall
 from expunge.language.metrics.truth_ratio import truth_ratios
+from expunge.language.references import ReferenceEvidence
 from expunge.language.subject import Subject
-from expunge.language.workload import Comparing, Workload, divide_clusters
-from expunge.report.assemble import ChannelReading, ModelAudit
-
-# Scored with `divide_clusters`: the attacker's, the dev and the scored share of the forget clusters.
-ATTACKER_SHARE, DEV_SHARE = 0.4, 0.1
+from expunge.language.workload import Comparing, Placing, Workload, divide_clusters
+from expunge.report.assemble import ModelAudit
+from expunge.report.readings import ATTACKER_SHARE, DEV_SHARE
 
 
 class Attack(Protocol):
@@ -37,6 +38,8 @@ def audit_model(
     *,
     seed: int,
     target: EvidenceStore | None = None,
+    suite: Suite | None = None,
+    references: ReferenceEvidence | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ModelAudit:
     """Measure one model.
@@ -48,6 +51,8 @@ def audit_model(
         attacks: Name to attack.
         seed: Draws the attack's division of the forget clusters, the same for every model.
         target: Evidence of the target, for the metrics that measure a change from it.
+        suite: Tasks of lm-evaluation-harness to run as well.
+        references: Scores of reference models, for the membership attacks that need them.
         progress: Told what is being measured.
     """
     audit = ModelAudit(
@@ -63,17 +68,40 @@ def audit_model(
         audit.findings += metric.measure(store, gold)
         if target is not None and target is not store and isinstance(metric, Comparing):
             audit.findings += metric.compare(store, target)
-    audit.readings = [_plain(r, store) for r in _direct(store, workload)]
+        if target is not None and gold is not None and isinstance(metric, Placing):
+            audit.findings += metric.place(store, target, gold)
+    if references is not None:
+        progress("reference models")
+        audit.findings += reference_metric(workload.metrics).refer(store, references)
+    audit.readings = [r.plain(store.clusters(r.split)) for r in _direct(store, workload)]
     groups = divide_clusters(workload.splits["forget"], seed, ATTACKER_SHARE, DEV_SHARE)
     setting = AttackSetting(workload, seed, groups)
     for name, attack in attacks.items():
         progress(name)
-        audit.readings += [_plain(r, store) for r in attack.run(store.subject, setting)]
+        audit.readings += [r.plain(store.clusters(r.split)) for r in attack.run(store.subject, setting)]
+    if suite is not None and suite.tasks:
+        progress("lm-evaluation-harness")
+        found, audit.tasks = run_suite(store.subject, store.name, workload.splits, suite, seed)
+        audit.findings += found
     if all(r.perturbed_answers for r in workload.splits["forget"]):
         audit.truth_ratio = truth_ratios(store, "forget").tolist()
     if "holdout" in workload.splits:
         audit.roc = loss_roc(store)
     return audit
+
+
+def audit_notes(workload: Workload) -> list[str]:
+    """What the reader of the findings should know about the splits they were measured on.
+
+    Raises:
+        InputError: A record among the members is among the non-members too.
+    """
+    notes: list[str] = []
+    for metric in workload.metrics:
+        if isinstance(metric, Membership):
+            metric.check(workload.splits)
+            notes += metric.notes(workload.splits)
+    return list(dict.fromkeys(notes))
 
 
 def _direct(store: EvidenceStore, workload: Workload) -> list[Reading]:
@@ -122,17 +150,3 @@ def is_degenerate(text: str) -> bool:
         return True
     pairs = list(itertools.pairwise(words))
     return len(pairs) >= 5 and len(set(pairs)) / len(pairs) < 0.4
-
-
-def _plain(reading: Reading, store: EvidenceStore) -> ChannelReading:
-    """A reading without its records: mean score of each row over the attack seeds, and its cluster."""
-    clusters = store.clusters(reading.split)[reading.rows]
-    return ChannelReading(
-        channel=reading.channel,
-        budget=reading.budget,
-        strength=reading.strength,
-        clusters=clusters.tolist(),
-        scores=reading.scores.mean(0).tolist(),
-        dev_score=reading.dev_score,
-        seeds=len(reading.scores),
-    )

@@ -33,6 +33,7 @@ class Record:
         perturbed_answers: False answers of the same form.
         history: Turns before the question, as (role, content) pairs.
         topic: Which of several things to be forgotten it belongs to, for methods that tell them apart.
+        prefill: What the assistant's turn begins with, already written; the answer goes on from it.
     """
 
     question: str
@@ -43,6 +44,7 @@ class Record:
     perturbed_answers: tuple[str, ...] = ()
     history: tuple[tuple[str, str], ...] = ()
     topic: str = ""
+    prefill: str = ""
 
     def asked_otherwise(self) -> Record:
         """The record under its paraphrased question.
@@ -62,7 +64,8 @@ def digest(records: Iterable[Record]) -> str:
     """Content hash of records, in order."""
     h = hashlib.blake2b(digest_size=16)
     for record in records:
-        h.update(json.dumps(asdict(record), sort_keys=True).encode())
+        fields = {name: value for name, value in asdict(record).items() if name != "prefill" or value}
+        h.update(json.dumps(fields, sort_keys=True).encode())
     return h.hexdigest()
 
 

@@ -6,7 +6,7 @@ its end-of-sequence token (or that has none) is served correctly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expunge.errors import InputError
 from expunge.language.data import Record
+from expunge.language.windows import Window
 
 # Some chat templates print today's date; runs must not depend on the day they are made.
 CHAT_DATE = "10 Apr 2025"
@@ -31,6 +32,7 @@ class Template:
         user_end: After the question.
         assistant_start: Before the answer.
         system: System prompt of the chat template; None for none.
+        prefix: Before what the user says, every time, and before plain text: it conditions and is not scored.
     """
 
     kind: Literal["chat", "tags"] = "tags"
@@ -38,20 +40,36 @@ class Template:
     user_end: str = "\n"
     assistant_start: str = "Answer: "
     system: str | None = None
+    prefix: str = ""
+
+    def __repr__(self) -> str:
+        """As it is made; a prefix only where there is one, so that it is no part of other fingerprints."""
+        shown = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.name != "prefix" or self.prefix]
+        return f"Template({', '.join(shown)})"
 
     def prompt(self, record: Record, tokenizer: Any) -> str:
-        """The text before the answer."""
+        """The text before the answer, what is already written of it included."""
+        text = self._asked(record, tokenizer)
+        if not record.prefill or (self.kind == "tags" and text.rstrip().endswith(record.prefill.rstrip())):
+            return text  # tags that open the answer with these words do not open it twice
+        return text + record.prefill
+
+    def _asked(self, record: Record, tokenizer: Any) -> str:
         if self.kind == "tags":
             if not record.question:
                 return ""
+            opening = self.user_start + self.prefix
             before = [
-                (self.user_start + text + self.user_end) if role == "user" else (self.assistant_start + text + "\n")
+                (opening + text + self.user_end) if role == "user" else (self.assistant_start + text + "\n")
                 for role, text in record.history
                 if role != "system"
             ]
-            return "".join(before) + self.user_start + record.question + self.user_end + self.assistant_start
+            return "".join(before) + opening + record.question + self.user_end + self.assistant_start
         turns = [("system", self.system)] if self.system is not None else []
-        messages = [{"role": r, "content": c} for r, c in (*turns, *record.history, ("user", record.question))]
+        messages = [
+            {"role": role, "content": self.prefix + text if role == "user" else text}
+            for role, text in (*turns, *record.history, ("user", record.question))
+        ]
         chat = tokenizer.get_chat_template()
         try:
             return tokenizer.apply_chat_template(  # type: ignore[no-any-return]
@@ -67,7 +85,7 @@ class Template:
     def generation_prompt(self, record: Record, tokenizer: Any) -> str:
         """The prompt to continue from: a trailing space belongs to the first word of the answer."""
         prompt = self.prompt(record, tokenizer)
-        return prompt.rstrip(" ") if self.kind == "tags" else prompt
+        return prompt.rstrip(" ") if self.kind == "tags" or record.prefill else prompt
 
 
 class Encoded(NamedTuple):
@@ -121,14 +139,19 @@ def encode(
     if tokenizer.eos_token_id is None:
         raise InputError("The tokenizer has no end-of-sequence token; answers could not be ended.")
     texts = [r.answer for r in records] if answers is None else answers
-    prompts = [template.prompt(r, tokenizer) if r.question else "" for r in records]
+    prompts = [template.prompt(r, tokenizer) if r.question else template.prefix for r in records]
+    asked = [r.question for r in records]
     # A chat template writes its own special tokens; text without a question never went through it.
     special = template.kind != "chat"
-    full = _tokenise(tokenizer, [p + a for p, a in zip(prompts, texts, strict=True)], prompts, special)
-    heads = _tokenise(tokenizer, prompts, prompts, special)
+    full = _tokenise(tokenizer, [p + a for p, a in zip(prompts, texts, strict=True)], asked, special)
+    heads = _tokenise(tokenizer, prompts, asked, special)
     eos = tokenizer.eos_token_id
     starts, rows = [], []
     for i, (ids, head) in enumerate(zip(full, heads, strict=True)):
+        if answers is None and isinstance(record := records[i], Window):
+            starts.append(1)
+            rows.append(record.fed(tokenizer, max_length, f"{where}, record {i + 1}"))
+            continue
         ids = ids[:max_length]
         if len(ids) < max_length and (not ids or ids[-1] != eos):
             ids = [*ids, eos]
@@ -153,12 +176,13 @@ def _common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def _tokenise(tokenizer: Any, texts: list[str], prompts: list[str], special: bool) -> list[list[int]]:
-    if special or all(prompts):
+def _tokenise(tokenizer: Any, texts: list[str], asked: list[str], special: bool) -> list[list[int]]:
+    """Token ids; without `special`, texts that answer no question still get the tokenizer's own special tokens."""
+    if special or all(asked):
         return tokenizer(texts, add_special_tokens=special)["input_ids"] if texts else []
     with_prompt = tokenizer(texts, add_special_tokens=False)["input_ids"]
     plain = tokenizer(texts, add_special_tokens=True)["input_ids"]
-    return [a if p else b for a, b, p in zip(with_prompt, plain, prompts, strict=True)]
+    return [a if q else b for a, b, q in zip(with_prompt, plain, asked, strict=True)]
 
 
 def collate(encoded: Encoded, rows: Tensor, pad: int = 0) -> Batch:

@@ -1,13 +1,14 @@
-"""A guarded model: the target and a companion read the same text, and one set of logits is made of theirs.
+"""A guarded model: the target's weights stay inside as they were, and what it says changes.
 
-It is fed, scored, asked, trained, saved and loaded like any other model; the target's weights stay inside as
-they were.
+Either a companion reads the same text and one set of logits is made of both models' (`Guarded`), or the target's
+own pass is changed (`Wrapped`): what it is fed, or what its blocks put out. It is fed, scored, asked, trained,
+saved and loaded like any other model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,18 +16,38 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expunge.engine.method import Guard
 from expunge.errors import InputError
+from expunge.language.encode import Template
 from expunge.language.forward import POST_HEAD, unwrap
 from expunge.language.methods._checks import public_name
 
 NOTE = "guard.json"
 PARTS = ("target", "companion")
+TENSORS = "guard.safetensors"
 
 
-class LogitGuard(Guard):
+class KeptGuard(Guard):
+    """A guard whose model is kept in a folder, with a note of it; subclasses are frozen dataclasses."""
+
+    def assemble(self, folder: Path, load: Callable[[Path], Any]) -> nn.Module:
+        """The guarded model of a folder.
+
+        Args:
+            folder: Where it was saved.
+            load: Reads one of the models in it.
+        """
+        raise NotImplementedError
+
+    def template(self, template: Template) -> Template:
+        """How prompts are built under the guard."""
+        return template
+
+
+class LogitGuard(KeptGuard):
     """A guard that makes its logits of two models' at every position; subclasses are frozen dataclasses."""
 
     def combine(self, target: Tensor, companion: CompanionLogits, *, decoding: bool) -> Tensor:
@@ -38,6 +59,11 @@ class LogitGuard(Guard):
             decoding: The logits choose the next token; otherwise they score a given one.
         """
         raise NotImplementedError
+
+    def assemble(self, folder: Path, load: Callable[[Path], Any]) -> nn.Module:
+        """See `KeptGuard`: both models, joined."""
+        target, companion = (load(folder / part) for part in PARTS)
+        return Guarded(target, companion, self)
 
 
 @dataclass(frozen=True)
@@ -97,7 +123,66 @@ class _Heads(nn.Module):
         return target.view(*states.shape[:-1], target.shape[-1])
 
 
-class Guarded(nn.Module):
+class GuardedModel(nn.Module):
+    """A target under a guard.
+
+    Attributes:
+        target: The model as delivered.
+        guard: What changes what it says.
+        beside: Other models that are run, whose configuration counts.
+    """
+
+    target: Any
+    guard: KeptGuard
+    beside: tuple[Any, ...] = ()
+
+    def keep_note(self, place: Path) -> None:
+        """Write which guard this is, and its settings."""
+        note = {"guard": public_name(self.guard), "settings": asdict(self.guard)}  # type: ignore[call-overload]
+        (place / NOTE).write_text(json.dumps(note), encoding="utf-8")
+
+
+class Wrapped(GuardedModel):
+    """A target whose own forward pass is guarded. Costs nothing beside it.
+
+    Attributes:
+        target: The model as delivered.
+        tensors: What the guard keeps; no attack trains it.
+    """
+
+    def __init__(self, target: Any, guard: KeptGuard, tensors: dict[str, Tensor] | None = None) -> None:
+        """Wrap a model; a subclass changes its pass."""
+        super().__init__()
+        self.target, self.guard, self.names = target, guard, tuple(tensors or {})
+        self.config, self.generation_config = target.config, target.generation_config
+        for name, tensor in (tensors or {}).items():
+            self.register_buffer(name, tensor)
+
+    @property
+    def supports_gradient_checkpointing(self) -> bool:
+        """Activations are not recomputed."""
+        return False
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The target's own."""
+        head: nn.Module = unwrap(self.target).get_output_embeddings()
+        return head
+
+    def forward(self, **inputs: Any) -> Any:
+        """Run the target."""
+        return self.target(**inputs)
+
+    def save_pretrained(self, folder: Any, **options: Any) -> None:
+        """Write the target, the guard and its tensors; the folder does not load as a plain model."""
+        place = Path(folder)
+        self.target.save_pretrained(place / "target", **options)
+        self.keep_note(place)
+        if self.names:
+            kept = {name: getattr(self, name).detach().cpu().contiguous() for name in self.names}
+            save_file(kept, place / TENSORS)
+
+
+class Guarded(GuardedModel):
     """A target under a guard. Costs the companion's forward pass on top of the target's.
 
     Attributes:
@@ -118,6 +203,7 @@ class Guarded(nn.Module):
         """
         super().__init__()
         self.target, self.companion, self.guard = target, companion.requires_grad_(False), guard
+        self.beside = (companion,)
         self.config, self.generation_config = target.config, target.generation_config
         heads = tuple(unwrap(m).get_output_embeddings() for m in (target, companion))
         sizes = [head.weight.shape[0] for head in heads]
@@ -173,8 +259,7 @@ class Guarded(nn.Module):
         place = Path(folder)
         self.target.save_pretrained(place / "target", **options)
         self.companion.save_pretrained(place / "companion", **options)
-        note = {"guard": public_name(self.guard), "settings": asdict(self.guard)}  # type: ignore[call-overload]
-        (place / NOTE).write_text(json.dumps(note), encoding="utf-8")
+        self.keep_note(place)
 
 
 @contextmanager
@@ -198,7 +283,7 @@ def is_guard_folder(folder: Path) -> bool:
     return (folder / NOTE).is_file()
 
 
-def read_guard(folder: Path) -> LogitGuard:
+def read_guard(folder: Path) -> KeptGuard:
     """The guard kept in a folder.
 
     Raises:
@@ -211,6 +296,6 @@ def read_guard(folder: Path) -> LogitGuard:
         guard = catalog.find("method", note["guard"], "language").load()(**note["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / NOTE}: not a guard kept by expunge ({error}).") from None
-    if not isinstance(guard, LogitGuard):
+    if not isinstance(guard, KeptGuard):
         raise InputError(f"{folder / NOTE}: {note['guard']!r} is no guard.")
     return guard

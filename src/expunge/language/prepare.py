@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from expunge.engine.loop import Observers
+from expunge.engine.loop import Observers, Stream
 from expunge.engine.training import Training
 from expunge.errors import InputError
 from expunge.language import testbed, testbed_moe
@@ -45,6 +45,19 @@ class EmbeddedWorld(Protocol):
 
     def records(self) -> dict[str, list[Record]]:
         """Named lists of records, ``train_forget`` and ``train_retain`` among them."""
+        ...
+
+
+@runtime_checkable
+class StreamWorld(Protocol):
+    """A world whose models read one stream of tokens in its order; records say which passages stand in it."""
+
+    def stream_key(self, records: list[Record]) -> str:
+        """Content of what a model that is trained on these records reads."""
+        ...
+
+    def streams(self, subject: Subject, records: list[Record], training: Training) -> dict[str, Stream]:
+        """What it reads, step by step."""
         ...
 
 
@@ -172,12 +185,14 @@ class Models:
 
     def trained(self, records: list[Record], training: Training, seed: int, title: str) -> ModelRef:
         """The base model fine-tuned on some records."""
-        key = key_of("trained", self.base_key(seed), digest(records), asdict(training), seed, self.spec.lora)
+        world = self.spec.world if isinstance(self.spec.world, StreamWorld) else None
+        read = [world.stream_key(records)] if world else []
+        key = key_of("trained", self.base_key(seed), digest(records), asdict(training), seed, self.spec.lora, *read)
 
         def make() -> Subject:
             subject = self.adapted(self.base(seed), seed)
             job = UnlearnJob(subject, [], records, training, seed, self._part(key), self.observers(title))
-            job.train(FineTune(), subject)
+            job.train(FineTune(), subject, streams=world.streams(subject, records, training) if world else None)
             if (resumed := job.logs[0].resumed_at) is not None:
                 self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {resumed}.")
             return merge_lora(subject)

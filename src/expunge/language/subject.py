@@ -18,7 +18,7 @@ from torch import nn
 
 from expunge.errors import InputError
 from expunge.language.encode import Template
-from expunge.language.guarded import PARTS, Guarded, is_guard_folder, read_guard
+from expunge.language.guarded import GuardedModel, is_guard_folder, read_guard
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Subject:
 
     def weights_hash(self) -> str:
         """Content hash of every parameter and buffer, by name; under a guard, of the target's own."""
-        return hash_weights(self.model.target if isinstance(self.model, Guarded) else self.model)
+        return hash_weights(self.model.target if isinstance(self.model, GuardedModel) else self.model)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -107,7 +107,7 @@ def _architecture(model: Any) -> str:
     scales = {}
     if "Peft" in type(model).__name__:
         scales = {name: (c.r, c.lora_alpha, c.use_rslora) for name, c in model.peft_config.items()}
-    guard = [repr(model.guard), _architecture(model.companion)] if isinstance(model, Guarded) else []
+    guard = [repr(model.guard), *map(_architecture, model.beside)] if isinstance(model, GuardedModel) else []
     return json.dumps([config, scales, *guard], sort_keys=True, default=str)
 
 
@@ -122,7 +122,8 @@ def load_subject(
     """Load a causal LM from a hub id, a local folder, a GGUF file, or a GGUF file inside a package.
 
     Args:
-        source: Hub id, folder in the `save_pretrained` layout, ``FILE.gguf`` or ``package:NAME``.
+        source: Hub id (``ID@REVISION`` for one of its revisions), folder in the `save_pretrained` layout, ``FILE.gguf``
+            or ``package:NAME``.
         template: ``auto`` (the chat template if there is one), ``chat``, ``plain`` or the three tags.
         system: System prompt for a chat template.
         dtype: Name of a torch dtype.
@@ -138,12 +139,11 @@ def load_subject(
     folder = Path(source).expanduser()
     if is_guard_folder(folder):
         tokenizer = _load_tokenizer(source, str(folder), {})
-        target, companion = (_load_model(str(folder / part), kind) for part in PARTS)
-        model: Any = Guarded(target, companion, read_guard(folder)).eval()
-    else:
-        tokenizer = _load_tokenizer(source, *_locate(source))
-        model = _load_model(source, kind)
-    return Subject(model, tokenizer, make_template(tokenizer, template, system), source, max_length)
+        guard = read_guard(folder)
+        model: Any = guard.assemble(folder, lambda part: _load_model(str(part), kind)).eval()
+        return Subject(model, tokenizer, guard.template(make_template(tokenizer, template, system)), source, max_length)
+    tokenizer = _load_tokenizer(source, *_locate(source))
+    return Subject(_load_model(source, kind), tokenizer, make_template(tokenizer, template, system), source, max_length)
 
 
 def _load_tokenizer(source: str, where: str, options: dict[str, Any]) -> Any:
@@ -231,7 +231,10 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
         return str(path), {}
     if path.exists() or source.startswith((".", "/", "~")):
         raise InputError(f"{source}: no model folder there (a folder in the save_pretrained layout is needed).")
-    return source, {}
+    name, at, revision = source.partition("@")
+    if at and not (name and revision):
+        raise InputError(f"{source}: a revision is named as ID@REVISION, for example someone/model@step1000.")
+    return name, {"revision": revision} if at else {}
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -322,7 +325,8 @@ def count_parameters(source: str) -> int:
     try:
         with torch.device("meta"):
             return sum(
-                p.numel() for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where)).parameters()
+                p.numel()
+                for p in AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where, **options)).parameters()
             )
     except Exception as error:  # see `load_subject`
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -38,6 +38,9 @@ class UnlearnJob:
         base_training: How the target was trained from it.
         refusals: Sentences a model may be taught to say instead of an answer.
         alternates: Other answers to each forget question; None lets the subject make them up when needed.
+        reference: Loads the reference model of losses that need one; None is the subject before it is trained.
+        corpus: Makes what a method trains on out of this job and the method (see `Workload.corpus`); None: the
+            forget records are that.
         logs: What happened in each training this job caused.
     """
 
@@ -52,6 +55,8 @@ class UnlearnJob:
     base_training: Training | None = None
     refusals: Sequence[str] = REFUSALS
     alternates: Sequence[Sequence[str]] | None = None
+    reference: Callable[[], Subject] | None = None
+    corpus: Callable[[UnlearnJob, Method], tuple[UnlearnJob, Method]] | None = None
     logs: list[TrainLog] = field(default_factory=list)
 
     def train(
@@ -89,7 +94,11 @@ class UnlearnJob:
         if quiet and observers is not None:
             observers = replace(observers, probe=None, score=None)
         folder = self.folder / part if self.folder and part else self.folder
-        loop = Loop(subject.model, method, streams, training, seed=self.seed, folder=folder, observers=observers)
+        reference = self.reference().model if self.reference else None
+        loop = Loop(
+            subject.model, method, streams, training, seed=self.seed, folder=folder, observers=observers,
+            reference=reference,
+        )  # fmt: skip
         self.logs.append(loop.run())
         return subject
 
@@ -111,6 +120,8 @@ def unlearn(method: Method, job: UnlearnJob) -> Subject:
     """
     if not job.forget:
         raise InputError("The forget set is empty: there is nothing to unlearn.")
+    if job.corpus is not None:
+        job, method = job.corpus(job, method)
     if isinstance(method, Edit):
         return method.apply(job)  # type: ignore[no-any-return]
     if isinstance(method, Guard):

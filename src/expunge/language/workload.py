@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from expunge.language.data import Record, cluster_ids
 from expunge.language.evidence import EvidenceStore
 from expunge.language.refusals import REFUSALS
-from expunge.language.stop_rule import StopRule
+from expunge.language.stop_rule import Rule
 from expunge.language.subject import Subject
+from expunge.report.readings import divide
 from expunge.report.scorecard import Finding, Published
 
 # How one fact is scored, always in [0, 1]:
@@ -44,6 +46,29 @@ class Comparing(Protocol):
         ...
 
 
+@runtime_checkable
+class Placing(Protocol):
+    """A metric that also says where a model stands between the target and gold."""
+
+    def place(self, model: EvidenceStore, target: EvidenceStore, gold: EvidenceStore) -> list[Finding]:
+        """Findings about one model, target and gold included."""
+        ...
+
+
+class CorpusMaker(Protocol):
+    """What hands every method a corpus of its own."""
+
+    def __call__(self, job: Any, method: Any, cache: Path | None) -> tuple[Any, Any]:
+        """The job (`expunge.language.unlearn.UnlearnJob`) and the method as they are carried out.
+
+        Args:
+            job: Its forget records are the request; its subject is the target.
+            method: The method asked for.
+            cache: Folder for what is made.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """A benchmark's data and what is measured on it.
@@ -59,7 +84,8 @@ class Workload:
         notes: What the reader of the report should know about the data.
         refusals: Sentences the positive control, and methods that teach refusing, draw from.
         published: The benchmark's published numbers, for the report.
-        stop_rule: Given the target, what ends unlearning once the forget set reads like unseen text.
+        stop_rule: Given the model to be unlearned, what ends its training before all steps are done.
+        corpus: Makes what a method trains on, where the target itself writes it.
     """
 
     forget: list[Record]
@@ -72,7 +98,8 @@ class Workload:
     notes: list[str] = field(default_factory=list)
     refusals: Sequence[str] = REFUSALS
     published: Sequence[Published] = ()
-    stop_rule: Callable[[Subject], StopRule] | None = None
+    stop_rule: Callable[[Subject], Rule] | None = None
+    corpus: CorpusMaker | None = None
 
 
 class Benchmark(Protocol):
@@ -97,26 +124,5 @@ def cluster_means(values: NDArray[np.float64], records: list[Record]) -> tuple[N
 
 
 def divide_clusters(records: list[Record], seed: int, share_attacker: float, share_dev: float) -> dict[str, list[int]]:
-    """Divide clusters at random into what the attacker trains on, what tunes the attack, what is scored.
-
-    Args:
-        records: The forget records.
-        seed: Draws the division.
-        share_attacker: Share of clusters for the attacker (T).
-        share_dev: Share of clusters for choosing the attack's strength (D).
-
-    Returns:
-        Record indices under ``attacker``, ``dev`` and ``scored``; no cluster is in two of them, and each
-        gets at least one cluster as long as there are enough.
-    """
-    ids = np.array(cluster_ids(records))
-    count = int(ids.max()) + 1
-    order = np.random.default_rng(seed).permutation(count)
-    attacker = min(max(1, round(share_attacker * count)), count - 1)  # something is left to score
-    dev = max(1, round(share_dev * count)) if share_dev and count - attacker > 1 else 0
-    groups = {
-        "attacker": order[:attacker],
-        "dev": order[attacker : attacker + dev],
-        "scored": order[attacker + dev :],
-    }
-    return {name: np.flatnonzero(np.isin(ids, group)).tolist() for name, group in groups.items()}
+    """Record indices for the attacker, for tuning the attack and for scoring (see `report.readings.divide`)."""
+    return divide(cluster_ids(records), seed, share_attacker, share_dev)

@@ -153,7 +153,7 @@ def _lira(attack: Attack) -> Scored:
 
 
 def _fpr(attack: Attack) -> Scored:
-    return Scored(model_based.model_fpr(attack.answers.rescaled, attack.phi))
+    return Scored(model_based.model_fpr(attack.answers.rescaled, attack.phi, variance="record"))
 
 
 def _robust(attack: Attack) -> Scored:

@@ -89,7 +89,8 @@ def tables(scorecard: Scorecard) -> list[Table]:
             for name in columns
         ]
         # The attacks and the detectors only ever look at forgotten records: saying so in each row is noise.
-        where = "" if family(metric, split) in ("membership", "attacks") else split_label(split)
+        attacked = family(metric, split) in ("membership", "attacks") and split == "forget"
+        where = "" if attacked else split_label(split)
         section = rows[family(metric, split)]
         # Rows often share a meaning (five detectors, one measurement on five splits): explain it once.
         meaning = label.meaning if label.meaning not in {r.meaning for r in section} else ""

@@ -1,79 +1,22 @@
-"""Names and explanations for readers: every metric, data split, family and verdict in plain language."""
+"""Names and explanations for readers: data splits, families and verdicts in plain language."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from expunge.catalog import entries
+from expunge.report._metric_words import METRICS as METRICS
+from expunge.report._metric_words import Kind as Kind
+from expunge.report._metric_words import metric_label as metric_label
 
 Family = Literal["forgetting", "utility", "membership", "attacks"]
-Kind = Literal["share", "number", "p"]
 
 
-class Label(NamedTuple):
-    """A metric for readers: its name, one line on what it means, and how its value is written."""
-
-    name: str
-    meaning: str
-    kind: Kind = "share"
-
-
-METRICS: dict[str, Label] = {
-    "accuracy": Label("Correct answers", "Share of questions answered correctly."),
-    "probability": Label(
-        "Answer probability",
-        "Probability the model gives the true answer, per token; 1 means it knows it by heart.",
-    ),
-    "truth_ratio": Label(
-        "Truth ratio",
-        "How plausible wrong answers look next to the true one; it should look like gold's.",
-        "number",
-    ),
-    "rouge_l": Label(
-        "Word overlap (ROUGE-L)", "How much of the true answer's wording appears in what the model writes."
-    ),
-    "forget_quality": Label(
-        "Forget quality (p-value)",
-        "Chance of a difference from gold this large if there were none; tiny values tell the two apart.",
-        "p",
-    ),
-    "forget_quality.ks": Label(
-        "Distance from gold (KS)",
-        "Largest gap between the truth-ratio distributions of this model and gold.",
-        "number",
-    ),
-    "model_utility": Label(
-        "Model utility",
-        "One number for everything the model should still be able to do; 1 is perfect.",
-        "number",
-    ),
-    "extraction_strength": Label(
-        "Extraction strength",
-        "Share of an answer the model completes word for word once it is given the beginning.",
-    ),
-    "exact_memorization": Label("Exact memorisation", "Share of answer tokens the model predicts exactly."),
-    "relearning.held_out_accuracy": Label(
-        "After relearning",
-        "Correct answers on forgotten records after brief training on other forgotten records.",
-    ),
-    "benign_relearning.accuracy": Label(
-        "After unrelated fine-tuning",
-        "Correct answers on forgotten records after brief training on unrelated text.",
-    ),
-    "quantise_8.accuracy": Label("After 8-bit rounding", "Correct answers once the weights are rounded to 8 bits."),
-    "quantise_4.accuracy": Label("After 4-bit rounding", "Correct answers once the weights are rounded to 4 bits."),
-}
-_DETECTORS = {
-    "loss": "loss",
-    "zlib": "loss per compressed byte",
-    "min_k": "Min-K%",
-    "min_k_plus_plus": "Min-K%++",
-    "reference": "reference model",
-}
 SPLITS = {
     "forget": "forgotten records",
     "forget_paraphrase": "forgotten records, reworded",
+    "forget_earlier": "records forgotten by earlier requests",
     "retain": "retained records",
     "retain_paraphrase": "retained records, reworded",
     "holdout": "never-seen records",
@@ -115,25 +58,6 @@ ARROWS = {
 }
 
 
-def metric_label(metric: str) -> Label:
-    """How a metric is called and explained; one without an entry is called by its own name.
-
-    >>> metric_label("membership.min_k.auroc").name
-    'Detection by Min-K% (AUROC)'
-    """
-    if metric.startswith("membership."):
-        _, detector, measure = [*metric.split("."), "", ""][:3]
-        how = _DETECTORS.get(detector, detector.replace("_", " "))
-        if measure == "tpr_at_1_fpr":
-            return Label(f"Caught at 1% false alarms, {how}", "Share of forgotten records the attacker is sure about.")
-        return Label(
-            f"Detection by {how} (AUROC)",
-            "How well an attacker tells forgotten from never-seen records: 0.5 guessing, 1 always right.",
-            "number",
-        )
-    return METRICS.get(metric, Label(metric.replace("_", " ").replace(".", ", "), "", "number"))
-
-
 def split_label(split: str) -> str:
     """A split in words."""
     return SPLITS.get(split, split.replace("_", " "))
@@ -141,7 +65,7 @@ def split_label(split: str) -> str:
 
 def family(metric: str, split: str) -> Family:
     """The section of the report a finding belongs to."""
-    if metric.startswith("membership."):
+    if "membership." in metric or metric.startswith("muse.privleak"):
         return "membership"
     if metric.startswith(("relearning.", "benign_relearning.", "quantise_")):
         return "attacks"

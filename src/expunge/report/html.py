@@ -8,6 +8,7 @@ from typing import Any
 
 from expunge.report import _view as view
 from expunge.report import plots
+from expunge.report._drift import section as drift_section
 from expunge.report._words import display_name
 from expunge.report.missing import missing_evidence
 from expunge.report.scorecard import Scorecard
@@ -60,6 +61,7 @@ def _context(scorecard: Scorecard) -> dict[str, Any]:
         "checks": view.self_check(scorecard),
         "abilities": view.abilities(scorecard),
         "suite_tolerance": scorecard.curves.get("suite", {}).get("tolerance", 0.0),
+        "drift": drift_section(scorecard.curves.get("drift", {})),
         "published": view.published(scorecard),
         "missing": missing_evidence(scorecard),
         "has_ways": bool(scorecard.gaps),

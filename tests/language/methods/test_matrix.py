@@ -23,7 +23,6 @@ from expunge.language.encode import collate
 from expunge.language.forward import ForwardPass, LanguageExamples
 from expunge.language.score import score_answers
 from expunge.language.subject import Subject, add_lora, load_subject, merge_lora
-from expunge.language.testbed import TEMPLATE
 from expunge.language.unlearn import UnlearnJob, make_streams, unlearn
 from tiny_bed import Bed
 
@@ -117,6 +116,7 @@ def test_moves_only_what_it_declares(method: Method, bed: Bed) -> None:
 
 
 STRONGER: dict[str, dict[str, Any]] = {"Needle": {"noise": 1.0}}  # 0.1 on one vector in 128 is felt on no bed
+WITHOUT_DRAWS = {"ICU", "RepE"}  # a sentence, and means over fixed prompts: nothing in them is drawn
 
 
 def test_lowers_the_forget_signal(method: Method, bed: Bed) -> None:
@@ -135,14 +135,16 @@ def test_lowers_the_forget_signal(method: Method, bed: Bed) -> None:
 def test_deterministic_under_a_seed(method: Method, bed: Bed) -> None:
     first, again, other = (unlearn(method, job_of(bed, seed=seed)) for seed in (3, 3, 4))
     assert changed(state(first.model), state(again.model)) == set()
-    assert changed(state(first.model), state(other.model))
+    if type(method).__name__ not in WITHOUT_DRAWS:
+        assert changed(state(first.model), state(other.model))
 
 
 def test_saved_and_loaded_it_answers_the_same(method: Method, bed: Bed, tmp_path: Path) -> None:
     unlearned = unlearn(method, job_of(bed))
     unlearned.save(tmp_path / "model", "card")
     loaded = load_subject(str(tmp_path / "model"), template="plain")
-    loaded = replace(loaded, template=TEMPLATE, max_length=unlearned.max_length)
+    assert loaded.template.prefix == unlearned.template.prefix
+    loaded = replace(loaded, template=unlearned.template, max_length=unlearned.max_length)
     assert changed(state(unlearned.model), state(loaded.model)) == set()
     assert forget_logprob(loaded, bed) == forget_logprob(unlearned, bed)
     written = {p.suffix for p in (tmp_path / "model").rglob("*") if p.stem.startswith("model")}
@@ -182,8 +184,8 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(
     trains = True
     try:
         unlearn(method, job_of(bed, folder=tmp_path, observers=Observers(progress=kill)))
-        trains = False  # an edit that never takes a step cannot be interrupted in one
-        assert isinstance(method, Edit)
+        trains = False  # an edit or a guard that never takes a step cannot be interrupted in one
+        assert isinstance(method, Edit | Guard)
     except KilledError:
         pass
     job = job_of(bed, folder=tmp_path)

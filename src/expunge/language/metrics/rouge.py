@@ -40,8 +40,13 @@ def rouge_l_recall(references: Sequence[str], generations: Sequence[str]) -> Flo
     return np.array([score.recall for score in _rouge_l(references, generations)], dtype=np.float64)
 
 
-def rouge_l_f1(references: Sequence[str], generations: Sequence[str]) -> Floats:
+def rouge_l_f1(references: Sequence[str], generations: Sequence[str], *, stem: bool = True) -> Floats:
     """ROUGE-L F1: the harmonic mean of the subsequence's share of both texts (see `rouge_l_recall`).
+
+    Args:
+        references: [n] right answers.
+        generations: [n] what the model wrote; an empty one scores 0.
+        stem: Whether words are compared by their stems.
 
     Returns:
         [n] in [0, 1].
@@ -49,14 +54,14 @@ def rouge_l_f1(references: Sequence[str], generations: Sequence[str]) -> Floats:
     Raises:
         InputError: Not one generation per reference.
     """
-    return np.array([score.fmeasure for score in _rouge_l(references, generations)], dtype=np.float64)
+    return np.array([score.fmeasure for score in _rouge_l(references, generations, stem)], dtype=np.float64)
 
 
-def _rouge_l(references: Sequence[str], generations: Sequence[str]) -> list[Any]:
+def _rouge_l(references: Sequence[str], generations: Sequence[str], stem: bool = True) -> list[Any]:
     if len(references) != len(generations):
         raise InputError(f"ROUGE: {len(references)} answers but {len(generations)} generations.")
     return [
-        _scorer(letters=not re.search("[a-z0-9]", r.lower())).score(r, g)["rougeL"]
+        _scorer(letters=not re.search("[a-z0-9]", r.lower()), stem=stem).score(r, g)["rougeL"]
         for r, g in zip(references, generations, strict=True)
     ]
 
@@ -69,11 +74,11 @@ class _Letters:
 
 
 @cache
-def _scorer(*, letters: bool) -> Any:
+def _scorer(*, letters: bool, stem: bool) -> Any:
     from rouge_score import rouge_scorer  # imports nltk, a second that only this metric needs
 
     tokenizer = _Letters() if letters else None
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True, tokenizer=tokenizer)
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=stem, tokenizer=tokenizer)
 
 
 def split_rouge(store: EvidenceStore, split: str) -> Floats:

@@ -21,7 +21,7 @@ from expunge.membership import compressed_bytes
 from expunge.report.scorecard import Finding
 from tiny_bed import Bed
 
-ALL = RwkuMembership(draws=20)
+ALL = RwkuMembership(ks=(0.1, 0.2, 0.5, 1.0), draws=20)
 
 
 def values(found: list[Finding]) -> dict[tuple[str, str], float]:

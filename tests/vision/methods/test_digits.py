@@ -29,7 +29,7 @@ from expunge.vision.subject import Subject, own_module
 from expunge.vision.unlearn import UnlearnJob, unlearn
 
 TARGET = Training(
-    epochs=8, batch_size=32, lr=3e-3, schedule="cosine", warmup=0.05, weight_decay=0.0, clip=None
+    epochs=8, batch_size=64, lr=6e-3, schedule="cosine", warmup=0.05, weight_decay=0.0, clip=None
 )  # fmt: skip
 ADAM = Training(epochs=1, batch_size=32, lr=1e-3, schedule="constant", warmup=0.0, weight_decay=0.0, clip=None)
 SGD = replace(ADAM, optimizer="sgd", momentum=0.9)

@@ -24,7 +24,7 @@ from tiny_vision import STEPS, apart, changed, forget_loss, job_of, state, witho
 
 NAMES = [entry.name for entry in catalog.entries("method", "vision")]
 SMALL: dict[str, dict[str, Any]] = {  # settings for people instead of classes, and for a handful of images
-    "unsir": {"instance": True},
+    "unsir": {"instance": True, "noise_steps": 1, "impair_epochs": 1},
     "sisa": {"shards": 2, "slices": 2, "epochs": 1},
     "influence": {"samples": 20, "alpha": 5.0},
     "fisher": {"alpha": 1e-5},

@@ -44,7 +44,7 @@ class RwkuMembership:
     Attributes:
         members: Texts about the targets. Source: paper (FM).
         others: Texts about others. Source: paper (RM).
-        ks: Shares of tokens for Min-K% and Min-K%++. Source: reference code (every tenth).
+        ks: Shares of tokens for Min-K% and Min-K%++. Source: ours (reference code: every tenth).
         seed: Seeds the bootstrap. Source: ours.
         draws: Bootstrap draws. Source: ours.
     """
@@ -58,7 +58,7 @@ class RwkuMembership:
 
     members: str = "forget_mia"
     others: str = "retain_mia"
-    ks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    ks: tuple[float, ...] = (0.2, 0.5, 1.0)
     seed: int = 0
     draws: int = 1000
 

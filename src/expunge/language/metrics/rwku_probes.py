@@ -49,7 +49,8 @@ class RwkuProbes:
 
     Attributes:
         splits: Splits of probes, whose `Record.topic` says what each is. Source: paper.
-        scorers: ``rouge``, ``rouge-score`` or both. Source: reference code (rouge).
+        scorers: ``rouge``, ``rouge-score`` or both; the first one also scores each type. Source: reference code
+            (rouge).
         max_new_tokens: Longest answer. Source: reference code.
     """
 
@@ -69,7 +70,7 @@ class RwkuProbes:
                 raise InputError(f"rwku-probes: unknown scorer {name!r}.{nearest(name, SCORERS)}")
 
     def measure(self, model: EvidenceStore, gold: EvidenceStore | None) -> list[Finding]:
-        """``rwku.SCORER.PART`` for the parts ``fb``, ``qa``, ``aa``, ``aa.TYPE`` and ``all`` of each split.
+        """``rwku.SCORER.PART`` of each split, for the parts ``fb``, ``qa``, ``aa`` and ``all``; types as ``aa.TYPE``.
 
         Raises:
             InputError: A split is missing or empty, or holds a record that is no probe.
@@ -92,7 +93,7 @@ class RwkuProbes:
     ) -> list[Finding]:
         scores = SCORERS[scorer]([r.answer for r in records], said)
         clusters, parts = model.clusters(split), [part_of(r) for r in records]
-        present = {name for names in parts for name in names}
+        present = {name for names in parts for name in names if "." not in name or scorer == self.scorers[0]}
         found = []
         for name in (*sorted(present, key=lambda n: (PARTS.index(n.split(".")[0]), n)), "all"):
             rows = np.array([name == "all" or name in names for names in parts])

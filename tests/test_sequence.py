@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from expunge.language.benchmarks import testbed
 from expunge.language.data import Record, digest
 from expunge.language.methods.npo import npo
 from expunge.language.metrics.accuracy import Accuracy
+from expunge.language.metrics.membership import Membership
 from expunge.language.metrics.model_utility import ModelUtility
+from expunge.language.metrics.probability import Probability
 from expunge.language.prepare import Models, model_ref
 from expunge.language.score import score_answers
 from expunge.language.unlearn import UnlearnJob
@@ -61,6 +64,21 @@ def about(name: str) -> list[Record]:
     return [r for r in RECORDS["train_retain"] if r.cluster == name]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def light() -> Iterator[None]:
+    """Few metrics with few draws: these tests are about what is trained, and on what it is measured."""
+    real = testbed.Testbed.load
+    few = (
+        Accuracy(splits=("forget", "retain")),
+        Probability(splits=("forget",), options=()),
+        ModelUtility(splits=("retain",)),
+        Membership(detectors=("loss",), draws=10),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(testbed.Testbed, "load", lambda self, seed: replace(real(self, seed), metrics=few))
+        yield
+
+
 @pytest.fixture(scope="module")
 def source(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bed's target as a model folder."""
@@ -76,13 +94,6 @@ def chain(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     execute(continuation(folder / "run", write_rows(folder / "second.jsonl", [{"cluster": PEOPLE[0]}])))
     execute(continuation(folder / "run-2", write_rows(folder / "third.jsonl", about(PEOPLE[1]))))
     return folder
-
-
-@pytest.fixture
-def light(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few metrics: for tests of what is trained, not of what is measured."""
-    real, few = testbed.Testbed.load, (Accuracy(splits=("forget", "retain")), ModelUtility(splits=("retain",)))
-    monkeypatch.setattr(testbed.Testbed, "load", lambda self, seed: replace(real(self, seed), metrics=few))
 
 
 def card(run: Path) -> Scorecard:
@@ -185,7 +196,6 @@ def sums(run: Path, records: list[Record]) -> torch.Tensor:
     return torch.stack([-p.sum() for p in torch.tensor(scores.logprob, dtype=torch.float64).split(sizes)])
 
 
-@pytest.mark.usefixtures("light")
 def test_npo_begins_at_its_reference(chain: Path, source: Path, tmp_path: Path) -> None:
     """The first batch holds all 24 records, so its NPO loss is their mean.
 
@@ -240,7 +250,6 @@ def test_a_tampered_predecessor_is_refused_before_anything_is_written(chain: Pat
 # -- gold ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("light")
 def test_target_and_gold_of_a_chain(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The target stays that of the first run; gold never sees a record of any request, and all others."""
     trained: dict[str, list[Record]] = {}
@@ -315,7 +324,6 @@ def sequence(folder: Path, source: Path, **changes: Any) -> Recipe:
     return recipe(folder / "all", source, sequence={"requests": requests, "show": ["model_utility@all"], **changes})
 
 
-@pytest.mark.usefixtures("light")
 def test_requests_in_turn_each_see_their_own_records(
     bed: Bed, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,7 +346,6 @@ def test_requests_in_turn_each_see_their_own_records(
     assert str([c.findings for c in again]) == str([c.findings for c in cards])
 
 
-@pytest.mark.usefixtures("light")
 def test_requests_from_the_target_do_not_know_of_each_other(
     bed: Bed, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +360,6 @@ def test_requests_from_the_target_do_not_know_of_each_other(
     assert "Over the size of the forget set" in (tmp_path / "all/report.html").read_text()
 
 
-@pytest.mark.usefixtures("light")
 def test_a_sequence_that_asks_twice_for_the_same_is_refused(source: Path, tmp_path: Path) -> None:
     """Not by name (two files), but by content; on top of one another `resolve` refuses it anyway."""
     files = [str(write_rows(tmp_path / f"{i}.jsonl", [{"cluster": PEOPLE[0]}])) for i in (0, 1)]
@@ -371,7 +377,6 @@ def test_a_missing_file_of_a_later_request_is_found_at_once(source: Path, tmp_pa
     assert not (tmp_path / "all").exists()
 
 
-@pytest.mark.usefixtures("light")
 def test_a_column_nothing_measures_is_refused(source: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "all", source, sequence={"requests": [{}], "show": ["acuracy@forget"]})
     with pytest.raises(InputError, match="Did you mean 'accuracy@forget'"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from expunge.errors import InputError
-from expunge.language.benchmarks.tdec import PUBLISHED
+from expunge.language.benchmarks.tdec import PUBLISHED, TDEC
 from expunge.language.data import Record, digest
 from expunge.language.metrics.accuracy import Accuracy
 from expunge.language.metrics.forget_quality import ForgetQuality
@@ -21,8 +23,9 @@ from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
 from expunge.recipe import Recipe
 from expunge.sequence import CHAIN, continuation, digest_folder, next_folder, read_link, steps
-from expunge.sequence_data import Asked, content, require_start, resolve
+from expunge.sequence_data import Asked, require_start, resolve
 from expunge.sequence_metrics import EARLIER, with_earlier, without
+from expunge.sequence_records import content
 from tiny_bed import WORLD
 from tiny_chain import PEOPLE, recipe, settle, write_rows
 
@@ -134,6 +137,22 @@ def test_a_fold_of_the_benchmark_is_a_request_too(tmp_path: Path) -> None:
     assert {content(r) for r in asked.workload.splits[EARLIER]}.isdisjoint({content(r) for r in asked.new})
     with pytest.raises(InputError, match=r"forget record 1 was already forgotten by request 1"):
         resolve(continuation(tmp_path / "run", overrides=["benchmark.pieces=5"], out=tmp_path / "again"))
+
+
+def test_what_is_asked_of_every_fold_is_no_earlier_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MUSE's questions are about its first part whatever the fold: measured once, as what is forgotten now."""
+    real = TDEC.load
+
+    def same(self: TDEC, seed: int) -> Any:
+        work = real(self, seed)
+        return replace(work, splits={**work.splits, "forget": [Record("q", "a")]})
+
+    monkeypatch.setattr(TDEC, "load", same)
+    fold = {"name": "tdec", "size": 4, "retain_documents": 3, "holdout_documents": 2}
+    settle(recipe(tmp_path / "run", "nowhere", benchmark=fold))
+    asked = resolve(continuation(tmp_path / "run", overrides=["benchmark.draw=1"]))
+    assert len(asked.earlier) == 1
+    assert EARLIER not in asked.workload.splits
 
 
 def test_the_stop_rule_watches_the_new_records(tmp_path: Path) -> None:
@@ -374,6 +393,37 @@ def test_the_steps_of_a_sequence(tmp_path: Path) -> None:
     assert all(r.sequence is None for r in (one, two, three))
     target = recipe(tmp_path / "all", "nowhere", sequence={"requests": folds, "start": "target"})
     assert [r.request.continues if r.request else None for r in steps(target)] == [None, *[tmp_path / "all/1"] * 2]
+
+
+SMALL = [f"benchmark.{name}=2" for name in ("forget", "kept", "holdout")] + ["benchmark.school=4"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("muse-sust", "sust"), ("muse-scal", "scal")])
+def test_the_folds_of_muse(name: str, kind: str, tmp_path: Path) -> None:
+    """Every step is given its own fold: four disjoint ones in turn, or four that grow, each from the target."""
+    seen: list[set[Any]] = []
+    targets: list[list[Record]] = []
+    for number, step in enumerate(steps(Recipe.load(name, [f"out={tmp_path}", *SMALL])), 1):
+        asked = settle(step)
+        fold = {**step.benchmark.fields, "fold": f"{kind}_{number}"}
+        assert step.benchmark.fields == fold
+        assert asked.workload.forget == asked.new == step.benchmark.build().load(0).forget
+        assert {content(r) for r in asked.workload.retain}.isdisjoint(
+            set().union(*seen, {content(r) for r in asked.new})
+        )
+        seen.append({content(r) for r in asked.new})
+        world = step.benchmark.build().world.records()
+        targets.append(world["train_retain"] + world["train_forget"])
+        assert len(asked.earlier) == (number - 1 if kind == "sust" else 0)
+        assert (EARLIER in asked.workload.splits) == (kind == "sust" and number > 1)
+    assert all(target == targets[0] for target in targets)
+    if kind == "sust":
+        assert len(set().union(*seen)) == sum(map(len, seen))
+        earlier = {content(r) for a in asked.earlier for r in a.workload.splits["forget"]}
+        assert {content(r) for r in asked.workload.splits[EARLIER]} == earlier
+        assert earlier.isdisjoint({content(r) for r in asked.workload.splits["forget"]})
+    else:
+        assert all(small < large for small, large in itertools.pairwise(seen))
 
 
 @pytest.mark.parametrize(

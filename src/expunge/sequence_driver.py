@@ -19,7 +19,8 @@ from expunge.recipe import Recipe
 from expunge.report import _drift as report
 from expunge.report.scorecard import Scorecard
 from expunge.sequence import read_link, steps
-from expunge.sequence_data import request_rows, resolve
+from expunge.sequence_data import resolve
+from expunge.sequence_records import request_rows
 
 TABLE = "sequence.json"
 

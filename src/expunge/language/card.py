@@ -8,8 +8,8 @@ from typing import Any
 from expunge.engine.method import Guard, Method
 
 GUARDED = """
-**Guarded, not erased.** The weights in `target/` are those of the model as delivered and still hold the data;
-`companion/` and `guard.json` change what is said. Load the folder with expunge: whoever loads `target/` alone
+**Guarded, not erased.** The weights in `target/` are those of the model as delivered and still hold the data; the
+files beside it change what is said. Load the folder with expunge: whoever loads `target/` alone
 goes round the guard.
 """
 

@@ -195,13 +195,20 @@ def _people(sizes: tuple[tuple[str, int], ...], articles: int, seed: int) -> dic
     taken: set[str] = set()
     values = {key: [w.lower() for w in words(rng, VALUES, taken, (2,))] for key in FACTS}
     colour = [w.lower() for w in words(rng, COLOUR_WORDS, taken, (2,))]
-    return {
-        group: [
-            _person(rng, name, {k: rng.choice(v) for k, v in values.items()}, articles, colour)
-            for name in words(rng, count, taken, (3,))
+    people = {}
+    for group, count in sizes:
+        facts = [_dealt(rng, values[key], count) for key in FACTS]
+        people[group] = [
+            _person(rng, name, dict(zip(FACTS, own, strict=True)), articles, colour)
+            for name, *own in zip(words(rng, count, taken, (3,)), *facts, strict=True)
         ]
-        for group, count in sizes
-    }
+    return people
+
+
+def _dealt(rng: random.Random, values: list[str], count: int) -> list[str]:
+    """Values of `count` people, each as often as any other: giving everybody the same answer is right by chance."""
+    rounds = -(-count // len(values))
+    return [value for _ in range(rounds) for value in rng.sample(values, len(values))][:count]
 
 
 def _person(rng: random.Random, name: str, facts: dict[str, str], articles: int, colour: list[str]) -> Person:

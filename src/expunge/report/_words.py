@@ -23,6 +23,12 @@ SPLITS = {
     "places": "general knowledge: places",
     "real_authors": "general knowledge: authors",
     "world_facts": "general knowledge: world",
+    "forget_mia": "texts about the forgotten",
+    "retain_mia": "texts about others",
+    "forget_test": "unseen images of forgotten classes",
+    "test": "unseen images",
+    "verbmem": "beginnings of forgotten texts",
+    "privleak_forget": "forgotten texts",
     "all": "",
 }
 FAMILIES: dict[Family, tuple[str, str]] = {

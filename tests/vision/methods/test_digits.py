@@ -79,7 +79,7 @@ def forgotten(method: Any, training: Training) -> Subject:
 
 TUNED = {
     "retrain": (Retrain(), ADAM),
-    "ga": (GA(), replace(ADAM, lr=8e-4, epochs=2)),
+    "ga": (GA(), replace(ADAM, epochs=2)),
     "random-labels": (RandomLabels(), ADAM),
     "salun": (SalUn(), ADAM),
     "boundary-shrink": (BoundaryShrink(), replace(ADAM, epochs=2)),

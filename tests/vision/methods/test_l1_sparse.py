@@ -22,9 +22,7 @@ PLAIN = Training(
 def test_one_step_of_sgd_moves_every_weight_by_a_towards_zero_beside_fine_tuning() -> None:
     """theta' = theta - lr (g + a sign(theta)), for weights and biases alike."""
     start = without_norms()
-    plain, sparse = (
-        unlearn(m, job_of(PLAIN, subject=without_norms())) for m in (FineTune(), L1Sparse(alpha=0.01))
-    )
+    plain, sparse = (unlearn(m, job_of(PLAIN, subject=without_norms())) for m in (FineTune(), L1Sparse(alpha=0.01)))
     for name, p in start.model.named_parameters():
         gap = dict(plain.model.named_parameters())[name] - dict(sparse.model.named_parameters())[name]
         torch.testing.assert_close(gap, 0.1 * 0.01 * p.sign(), atol=1e-7, rtol=1e-4)

@@ -101,7 +101,10 @@ def test_mufacs_own_values() -> None:
     mufac = SCRUB(variant="mufac")
     assert [mufac._given(n) for n in ("temperature", "alpha", "gamma")] == [4.0, 1.0, 1.0]
     assert [SCRUB()._given(n) for n in ("temperature", "alpha", "gamma")] == [4.0, 0.001, 0.99]
-    assert [SCRUB(variant="mufac", alpha=0.2, temperature=2.0)._given(n) for n in ("temperature", "alpha")] == [2.0, 0.2]
+    assert [SCRUB(variant="mufac", alpha=0.2, temperature=2.0)._given(n) for n in ("temperature", "alpha")] == [
+        2.0,
+        0.2,
+    ]
 
 
 def test_the_teacher_is_the_target_whatever_becomes_of_the_student() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from expunge.errors import InputError
 from expunge.vision.data import Images
 from expunge.vision.forward import ImagePass, per_image
-from expunge.vision.methods.fine_tune import FineTune
 from expunge.vision.methods._noise import with_made
+from expunge.vision.methods.fine_tune import FineTune
 from expunge.vision.methods.unsir import UNSIR, ImpairInstances
 from expunge.vision.unlearn import UnlearnJob, unlearn
 from tiny_faces import splits, trained
@@ -125,7 +125,7 @@ def test_noise_for_images_moves_away_from_them_and_stays_a_picture() -> None:
     view = ImagePass(model, images.pixels(torch.arange(6)), images.labels, 6)
     place = torch.arange(6)
     start, found = (ImpairInstances(n, 0.05, 3).strange(0, view, place) for n in (0, 30))
-    assert 0 <= float(found.min()) and float(found.max()) <= 1
+    assert float(found.min()) >= 0 and float(found.max()) <= 1
     with torch.no_grad():
         far = [(model(z) - view.logits).square().mean(1) for z in (start, found)]
     assert bool((far[1] > far[0]).all())

@@ -25,7 +25,6 @@ from expunge.language.data import Record, digest
 from expunge.language.methods.npo import npo
 from expunge.language.metrics.accuracy import Accuracy
 from expunge.language.metrics.membership import Membership
-from expunge.language.metrics.model_utility import ModelUtility
 from expunge.language.metrics.probability import Probability
 from expunge.language.prepare import Models, model_ref
 from expunge.language.score import score_answers
@@ -70,8 +69,7 @@ def light() -> Iterator[None]:
     real = testbed.Testbed.load
     few = (
         Accuracy(splits=("forget", "retain")),
-        Probability(splits=("forget",), options=()),
-        ModelUtility(splits=("retain",)),
+        Probability(splits=("forget", "retain"), options=()),
         Membership(detectors=("loss",), draws=10),
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -318,10 +316,12 @@ class Seen:
         monkeypatch.setattr(stages, "unlearn", spy)
 
 
-def sequence(folder: Path, source: Path, **changes: Any) -> Recipe:
+def sequence(folder: Path, source: Path, *, start: str = "previous", show: list[str] | None = None) -> Recipe:
+    """The benchmark's four people, then one by name, then two; from the target only the first and the last."""
     files = [write_rows(folder / f"{i}.jsonl", [{"cluster": p} for p in PEOPLE[i : i + 1 + i]]) for i in (0, 1)]
-    requests = [{}, *({"forget": str(file)} for file in files)]
-    return recipe(folder / "all", source, sequence={"requests": requests, "show": ["model_utility@all"], **changes})
+    requests = [{}, *({"forget": str(file)} for file in (files if start == "previous" else files[1:]))]
+    asked = {"requests": requests, "start": start, "show": show or ["probability@retain"]}
+    return recipe(folder / "all", source, sequence=asked)
 
 
 def test_requests_in_turn_each_see_their_own_records(
@@ -338,12 +338,14 @@ def test_requests_in_turn_each_see_their_own_records(
     assert seen.starts == [bed.target.weights_hash(), *seen.results[:2]]  # each from the result of the one before
     curve = read_curves(tmp_path / "all")["npo"]
     assert curve["records"] == [96, 24, 48]
-    assert curve["more"]["model_utility@all"] == [c.value("model_utility", "all", "npo") for c in cards]
+    assert curve["more"]["probability@retain"] == [c.value("probability", "retain", "npo") for c in cards]
     assert (tmp_path / "all/report.html").is_file()
 
     again = execute_all(made)
     assert len(seen.starts) == 3  # nothing was done twice
     assert str([c.findings for c in again]) == str([c.findings for c in cards])
+    with pytest.raises(InputError, match="Did you mean 'accuracy@forget'"):
+        execute_all(sequence(tmp_path, source, show=["acuracy@forget"]))
 
 
 def test_requests_from_the_target_do_not_know_of_each_other(
@@ -351,12 +353,12 @@ def test_requests_from_the_target_do_not_know_of_each_other(
 ) -> None:
     seen = Seen(monkeypatch)
     execute(sequence(tmp_path, source, start="target"))
-    assert seen.starts == [bed.target.weights_hash()] * 3
-    assert [len(rows) for rows in seen.forget] == [96, 24, 48]
+    assert seen.starts == [bed.target.weights_hash()] * 2
+    assert [len(rows) for rows in seen.forget] == [96, 48]
     whole = len(RECORDS["train_retain"]) + 96
-    assert [len(rows) for rows in seen.retain] == [whole - 96, whole - 24, whole - 48]
+    assert [len(rows) for rows in seen.retain] == [whole - 96, whole - 48]
     curve = read_curves(tmp_path / "all")["npo"]
-    assert (curve["by"], curve["earlier"]) == ("records", [None] * 3)
+    assert (curve["by"], curve["earlier"]) == ("records", [None] * 2)
     assert "Over the size of the forget set" in (tmp_path / "all/report.html").read_text()
 
 
@@ -375,9 +377,3 @@ def test_a_missing_file_of_a_later_request_is_found_at_once(source: Path, tmp_pa
     with pytest.raises(InputError, match=r"sequence.requests.1: .*none.jsonl: no such file"):
         execute_all(recipe(tmp_path / "all", source, sequence=asked))
     assert not (tmp_path / "all").exists()
-
-
-def test_a_column_nothing_measures_is_refused(source: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "all", source, sequence={"requests": [{}], "show": ["acuracy@forget"]})
-    with pytest.raises(InputError, match="Did you mean 'accuracy@forget'"):
-        execute_all(made)

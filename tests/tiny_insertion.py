@@ -17,9 +17,9 @@ from expunge.language.insertion_world import TARGET_TRAINING, InsertionWorld
 from expunge.language.subject import Subject
 from stub_model import Rule, Stub
 
-# Narrower than the world's own model and trained faster, so that a session can afford it.
+# Smaller than the world's own model and trained faster, so that a session can afford it.
 FAST = replace(TARGET_TRAINING, lr=6e-3)
-SMALL: dict[str, Any] = {"hidden": 48, "target_training": FAST}
+SMALL: dict[str, Any] = {"hidden": 48, "layers": 1, "target_training": FAST}
 KINDS = ("passages", "paraphrases", "chats", "items")
 SEED = 1
 
@@ -66,7 +66,7 @@ def unlearning_bed(folder: Path) -> Bed:
     counts: dict[str, Any] = {"biographies": {0: 16, 16: 12, 64: 2}, **{kind: {0: 10, 16: 2} for kind in KINDS}}
     world = hubble_world(
         counts, rows=430, forget_kind="biographies", forget_d=16, forget=6, seed=SEED,
-        model={**SMALL, "background": 16},
+        model={**SMALL, "hidden": 64, "background": 16},
     )  # fmt: skip
     training = replace(FAST, epochs=3, optimizer="muon", lr=4e-3)
     pair = make_pair(world, folder, seed=SEED, training=training, standard=False)

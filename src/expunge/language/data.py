@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def digest(records: Iterable[Record]) -> str:
     """Content hash of records, in order."""
     h = hashlib.blake2b(digest_size=16)
     for record in records:
-        fields = {name: value for name, value in asdict(record).items() if name != "prefill" or value}
+        fields = {name: value for name, value in vars(record).items() if name != "prefill" or value}
         h.update(json.dumps(fields, sort_keys=True).encode())
     return h.hexdigest()
 

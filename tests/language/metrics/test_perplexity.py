@@ -70,3 +70,13 @@ def test_findings(subject: Subject) -> None:
         Perplexity(("empty",)).measure(store, None)
     with pytest.raises(InputError, match="text 1 has no token"):
         rolling(subject, [""])
+
+
+def test_units(subject: Subject) -> None:
+    store = EvidenceStore("npo", subject, {"forget": [Record("", "a")]})
+    assert [f.metric for f in Perplexity(("forget",), ("byte",)).measure(store, None)] == [
+        "hubble.nll",
+        "hubble.byte_perplexity",
+    ]
+    with pytest.raises(InputError, match="units="):
+        Perplexity(units=("letter",))

@@ -62,7 +62,8 @@ def test_lists_of_blocks_of_a_library_are_looked_into() -> None:
     )  # fmt: skip
     found = heads(vit)
     assert len(found) == 5  # embeddings, three blocks, the head; the last norm belongs to the last block
-    assert found[-1] == "classifier" and len({name.rpartition(".")[0] for name in found[1:4]}) == 1
+    assert found[-1] == "classifier"
+    assert len({name.rpartition(".")[0] for name in found[1:4]}) == 1
     resnet = t.ResNetForImageClassification(
         t.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=5)
     )

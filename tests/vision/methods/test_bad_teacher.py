@@ -39,7 +39,8 @@ def test_a_student_that_agrees_with_each_images_teacher_has_nothing_to_learn() -
     for several_labels in (False, True):
         loss = TwoTeachers(several_labels, 1.0, "batchmean").forget_loss(step_of(forget=view(agreed)))
         loss.backward()
-        assert loss.item() == 0 and float(agreed.grad.abs().max()) < 1e-15  # type: ignore[union-attr]
+        assert loss.item() == 0
+        assert float(agreed.grad.abs().max()) < 1e-15
 
 
 def test_the_incompetent_teacher_is_another_network_and_leaves_the_target_alone() -> None:
@@ -56,7 +57,7 @@ def test_the_incompetent_teacher_is_another_network_and_leaves_the_target_alone(
 
 def test_what_goes_looks_random_and_what_stays_as_before() -> None:
     target = trained()
-    subject = unlearn(BadTeacher(), job_of(replace(STEPS, steps=60, lr=4e-3)))
+    subject = unlearn(BadTeacher(), job_of(replace(STEPS, steps=30, lr=6e-3)))
     bad = incompetent(target, 0)
     found = splits()
     scores = {
@@ -80,7 +81,8 @@ def test_divided_steps_are_whole_ones() -> None:
     for micro in (None, 3):
         job = job_of(replace(STEPS, optimizer="sgd", micro_batch=micro), subject=without_norms())
         ends.append(state(unlearn(BadTeacher(), job).model))
-    assert apart(ends[0], state(without_norms().model)) > 0 and apart(*ends) < 1e-6
+    assert apart(ends[0], state(without_norms().model)) > 0
+    assert apart(*ends) < 1e-6
 
 
 def test_yes_or_no_labels() -> None:
@@ -101,7 +103,7 @@ def test_the_score_is_between_1_minus_ln_2_and_1_and_not_divided_by_the_classes(
 def test_bad_values_are_refused() -> None:
     with pytest.raises(InputError, match="bad-teacher: temperature=0 must be above 0"):
         BadTeacher(temperature=0)
-    with pytest.raises(InputError, match="bad-teacher: retain_share=1.5 must lie between 0 and 1"):
+    with pytest.raises(InputError, match=r"bad-teacher: retain_share=1\.5 must lie between 0 and 1"):
         BadTeacher(retain_share=1.5)
     with pytest.raises(InputError, match="bad-teacher: reduction='mean' must be one of batchmean, elementmean"):
         BadTeacher(reduction="mean")  # type: ignore[arg-type]

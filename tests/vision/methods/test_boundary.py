@@ -60,7 +60,8 @@ def test_no_image_of_the_bed_keeps_its_label() -> None:
     subject, images = trained(), splits()["forget"]
     before = state(subject.model)
     found = nearest_labels(subject.model, images, 0.1, 10, published=False)
-    assert bool((found != images.labels).all()) and not changed(before, state(subject.model))
+    assert bool((found != images.labels).all())
+    assert not changed(before, state(subject.model))
     tiny = nearest_labels(subject.model, images, 1e-4, 1, published=True)
     assert bool((tiny == images.labels).any())  # as published, one step need not cross
 
@@ -81,7 +82,8 @@ def test_expand_gives_back_the_outputs_there_were() -> None:
     job = job_of()
     head = head_of(job.subject.model)
     subject = unlearn(BoundaryExpand(), job)
-    assert subject is job.subject and subject.outputs(splits()["test"])[0].shape[1] == SHAPE.classes
+    assert subject is job.subject
+    assert subject.outputs(splits()["test"])[0].shape[1] == SHAPE.classes
     assert head_of(subject.model).weight.shape == head.weight.shape
     assert not torch.equal(head_of(subject.model).weight, head.weight)
     assert {n for n, _ in subject.model.named_parameters()} == {n for n, _ in trained().model.named_parameters()}
@@ -96,7 +98,8 @@ def test_a_row_more_and_the_rest_as_it_was() -> None:
     head = trained().model.head
     assert isinstance(head, nn.Linear)
     wider = with_rows(head, 5)
-    assert torch.equal(wider.weight[:4], head.weight) and wider.weight.shape == (5, SHAPE.features)
+    assert torch.equal(wider.weight[:4], head.weight)
+    assert wider.weight.shape == (5, SHAPE.features)
     assert torch.equal(with_rows(wider, 4).bias, head.bias)
 
 
@@ -112,13 +115,14 @@ def test_divided_steps_are_whole_ones(method: BoundaryShrink | BoundaryExpand) -
     for micro in (None, 3):
         job = job_of(replace(STEPS, optimizer="sgd", lr=0.05, micro_batch=micro), subject=without_norms())
         ends.append(state(unlearn(method, job).model))
-    assert apart(ends[0], state(without_norms().model)) > 0 and apart(*ends) < 1e-6
+    assert apart(ends[0], state(without_norms().model)) > 0
+    assert apart(*ends) < 1e-6
 
 
 def test_yes_or_no_labels_and_bad_values_are_refused() -> None:
     found = {name: several(images) for name, images in splits().items()}
     for method in (BoundaryShrink(), BoundaryExpand()):
-        with pytest.raises(InputError, match="boundary-.*: needs one class an image, and these images have 4 labels"):
+        with pytest.raises(InputError, match=r"boundary-.*: needs one class an image, and these images have 4 labels"):
             unlearn(method, UnlearnJob(without_norms(), found["forget"], found["retain"], STEPS))
     with pytest.raises(InputError, match="boundary-shrink: epsilon=0 must be above 0"):
         BoundaryShrink(epsilon=0)

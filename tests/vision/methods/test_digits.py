@@ -94,7 +94,8 @@ TUNED = {
 def test_the_class_goes_and_the_others_stay(name: str) -> None:
     subject = forgotten(*TUNED[name])
     kept = accuracy(target(), "retain")
-    assert accuracy(target(), "forget") > 0.95 and kept > 0.95
+    assert accuracy(target(), "forget") > 0.95
+    assert kept > 0.95
     assert accuracy(subject, "forget") < (0.001 if name == "retrain" else 0.1)
     assert accuracy(subject, "retain") > kept - 0.05
     assert accuracy(subject, "forget_test") < 0.15  # the class, not its training images alone

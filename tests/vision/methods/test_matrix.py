@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ SMALL: dict[str, dict[str, Any]] = {  # settings for people instead of classes, 
 }
 ANOTHER_KIND = {"sisa"}  # returns a network of another kind
 RETAIN_ONLY = {"fine-tune", "cf-k", "l1-sparse"}  # promise only that they never see D_f
+FORGET_ONLY = {"ga", "boundary-shrink", "boundary-expand", "pseudo-label"}
 STATISTICS_REST = {"fisher", "influence", "ssd"}
 NOT_DIVIDED = {"contrastive-unlearning", "spkd"}
-STRONGER = replace(STEPS, steps=30, lr=4e-3)
+STRONGER = replace(STEPS, steps=20, lr=5e-3)
 
 
 def make(name: str, **changes: Any) -> Method:
@@ -49,6 +51,12 @@ def name(request: pytest.FixtureRequest) -> str:
 
 def run(name: str, training: Training = STEPS, **changes: Any) -> Subject:
     return unlearn(make(name), job_of(training, **changes))
+
+
+@cache
+def done(name: str) -> Subject:
+    """The method after five steps; not to be changed."""
+    return run(name)
 
 
 def test_the_catalog_lists_every_method_file() -> None:
@@ -72,7 +80,8 @@ def test_moves_only_what_it_declares(name: str) -> None:
     pixels = [splits()[s].pixels(torch.arange(3)) for s in ("forget", "retain")]
     subject = unlearn(method, job)
     assert all(p.grad is None for p in subject.model.parameters())
-    assert all(torch.equal(splits()[s].pixels(torch.arange(3)), p) for s, p in zip(("forget", "retain"), pixels))
+    again = [splits()[s].pixels(torch.arange(3)) for s in ("forget", "retain")]
+    assert all(map(torch.equal, pixels, again))
     if name in ANOTHER_KIND:
         assert not changed(before, state(job.subject.model))
         return
@@ -100,17 +109,16 @@ def test_lowers_the_forget_signal(name: str) -> None:
 
 
 def test_deterministic_under_a_seed(name: str) -> None:
-    first, again, other = (state(run(name, seed=seed).model) for seed in (3, 3, 4))
+    first, again, other = (state(s.model) for s in (done(name), run(name), run(name, seed=4)))
     assert not changed(first, again)
     assert changed(first, other)
 
 
 def test_saved_and_loaded_it_answers_the_same(name: str, tmp_path: Path) -> None:
-    subject = run(name)
+    subject = done(name)
     subject.save(tmp_path / "model", "# card\n")
     loaded = load_subject(str(tmp_path / "model"))
     assert not changed(state(subject.model), state(loaded.model))
-    subject.model.eval()
     assert torch.equal(subject.outputs(splits()["test"])[0], loaded.outputs(splits()["test"])[0])
     assert subject.outputs(splits()["test"])[0].shape[1] == trained().classes
 
@@ -125,14 +133,12 @@ def test_an_empty_forget_set_and_an_overlap_are_refused(name: str) -> None:
 
 
 def test_without_retained_images_it_says_so_or_does_without(name: str) -> None:
-    try:
-        subject = run(name, retain=splits()["retain"].take([]))
-    except InputError as error:
-        assert "needs retain images and there are none" in str(error)
+    none = splits()["retain"].take([])
+    if name in FORGET_ONLY:
+        assert changed(state(trained().model), state(run(name, retain=none).model))
         return
-    method = make(name)
-    assert changed(state(trained().model), state(subject.model))
-    assert not isinstance(method, Trained) or not method.has_retain
+    with pytest.raises(InputError, match="needs retain images and there are none"):
+        run(name, retain=none)
 
 
 def test_divided_steps_are_whole_ones(name: str) -> None:
@@ -167,7 +173,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(
         assert isinstance(make(name), Edit)  # one that takes no step cannot be interrupted in one
     job = job_of(folder=tmp_path)
     resumed = unlearn(make(name), job)
-    assert not changed(state(resumed.model), state(run(name).model))
+    assert not changed(state(resumed.model), state(done(name).model))
     checkpointed = [log for log in job.logs if len(log.steps) >= 4]
     assert name in ANOTHER_KIND or not checkpointed or any(log.resumed_at for log in job.logs)
 

@@ -43,13 +43,19 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         yield seen
 
 
+def flat(seen: Seen) -> list[tuple[int, int]]:
+    """(source row, label) of every visit."""
+    return [(int(r), int(y)) for rows, labels in seen for r, y in zip(rows, labels, strict=True)]
+
+
 def rows_of(split: str) -> set[int]:
     return set(splits()[split].rows.tolist())
 
 
 def truth() -> dict[int, int]:
     found = splits()
-    return {int(r): int(y) for name in ("forget", "retain") for r, y in zip(found[name].rows, found[name].labels)}
+    both = [torch.cat([getattr(found[name], what) for name in ("forget", "retain")]) for what in ("rows", "labels")]
+    return dict(zip(*(part.tolist() for part in both), strict=True))
 
 
 def test_drawn_labels_are_uniform_over_the_candidates() -> None:
@@ -87,7 +93,7 @@ def test_sequential_passes_over_one_set_and_then_over_the_other(monkeypatch: pyt
         assert all(right) if side == "r" else not any(right)
     passes = [torch.cat([rows for rows, _ in seen[at : at + 3]]).tolist() for at in (0, 10)]
     assert all(set(p) == forget and len(p) == len(forget) for p in passes)
-    first, second = ({int(r): int(y) for rows, ys in seen[at : at + 3] for r, y in zip(rows, ys)} for at in (0, 10))
+    first, second = (dict(flat(seen[at : at + 3])) for at in (0, 10))
     differ = sum(first[r] != second[r] for r in forget) / len(forget)
     assert 0.4 < differ < 0.95  # fresh labels: two of three others differ
 
@@ -97,12 +103,12 @@ def test_joint_mixes_both_and_draws_labels_once_an_epoch(monkeypatch: pytest.Mon
         unlearn(RandomLabels(variant="joint"), job_of(EPOCHS))
     forget, own = rows_of("forget"), truth()
     assert len(seen) == 20
-    flat = [(int(r), int(y)) for rows, labels in seen for r, y in zip(rows, labels, strict=True)]
-    for epoch in (flat[:120], flat[120:]):
+    visits = flat(seen)
+    for epoch in (visits[:120], visits[120:]):
         assert len(dict(epoch)) == 120
         assert all((own[r] == y) == (r not in forget) for r, y in epoch)
     assert any(set(rows.tolist()) & forget and set(rows.tolist()) - forget for rows, _ in seen)
-    first, second = dict(flat[:120]), dict(flat[120:])
+    first, second = dict(visits[:120]), dict(visits[120:])
     assert {r for r in first if first[r] != second[r]} <= forget
     assert any(first[r] != second[r] for r in forget)
 
@@ -123,9 +129,9 @@ def test_amnesiac_fixes_one_wrong_label_for_each_image(monkeypatch: pytest.Monke
     with watched(monkeypatch) as seen:
         unlearn(Amnesiac(), job_of(EPOCHS))
     forget, own = rows_of("forget"), truth()
-    flat = [(int(r), int(y)) for rows, labels in seen for r, y in zip(rows, labels, strict=True)]
-    assert dict(flat[:120]) == dict(flat[120:])
-    assert all((own[r] == y) == (r not in forget) for r, y in flat)
+    visits = flat(seen)
+    assert dict(visits[:120]) == dict(visits[120:])
+    assert all((own[r] == y) == (r not in forget) for r, y in visits)
 
 
 @pytest.mark.parametrize("variant", ["sequential", "joint", "forget-only"])
@@ -134,12 +140,14 @@ def test_what_is_seen_does_not_depend_on_the_micro_batch(variant: Any) -> None:
     for micro in (None, 3):
         job = job_of(replace(EPOCHS, steps=13, micro_batch=micro, optimizer="sgd"), subject=without_norms())
         ends.append(state(unlearn(RandomLabels(variant=variant), job).model))
-    assert apart(*ends) < 1e-6 and changed(ends[0], state(without_norms().model))
+    assert apart(*ends) < 1e-6
+    assert changed(ends[0], state(without_norms().model))
 
 
 def test_statistics_rest_where_they_are_frozen() -> None:
     moved = changed(state(trained().model), state(unlearn(RandomLabels(freeze_norms=True), job_of(EPOCHS)).model))
-    assert moved and not any("running" in name or "tracked" in name for name in moved)
+    assert moved
+    assert not any("running" in name or "tracked" in name for name in moved)
     moved = changed(state(trained().model), state(unlearn(RandomLabels(), job_of(EPOCHS)).model))
     assert any("running_mean" in name for name in moved)
 
@@ -151,7 +159,8 @@ def test_with_true_labels_the_retain_steps_are_those_of_fine_tuning(monkeypatch:
     with watched(monkeypatch) as alone:
         unlearn(FineTune(), job_of(EPOCHS))
     kept = [rows for rows, _ in mixed if not set(rows.tolist()) & rows_of("forget")]
-    assert len(kept) == len(alone) and all(torch.equal(a, b) for a, (b, _) in zip(kept, alone, strict=True))
+    assert len(kept) == len(alone)
+    assert all(torch.equal(a, b) for a, (b, _) in zip(kept, alone, strict=True))
 
 
 def test_yes_or_no_labels(monkeypatch: pytest.MonkeyPatch) -> None:

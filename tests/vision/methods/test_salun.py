@@ -52,7 +52,8 @@ def test_exactly_floor_of_the_share_may_move(ratio: float) -> None:
 def test_they_are_the_largest_over_all_tensors_together() -> None:
     values = {"a": torch.tensor([[1.0, -9.0], [0.5, 3.0]]), "b": torch.tensor([-4.0, 0.1])}
     found = top(values, 0.5)
-    assert found["a"].tolist() == [[False, True], [False, True]] and found["b"].tolist() == [True, False]
+    assert found["a"].tolist() == [[False, True], [False, True]]
+    assert found["b"].tolist() == [True, False]
     ties = top({"a": torch.zeros(10)}, 0.29 * 100 / 100)
     assert int(ties["a"].sum()) == 2
 

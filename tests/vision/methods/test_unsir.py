@@ -73,7 +73,8 @@ def test_noise_of_a_class_is_what_the_network_least_takes_for_it_and_leaves_no_t
     before = state(subject.model)
     start = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     found = replace(UNSIR(), penalty=0.0).worst(subject.model, start, 2)
-    assert subject.model.training and not changed(before, state(subject.model))
+    assert subject.model.training
+    assert not changed(before, state(subject.model))
     assert all(p.grad is None for p in subject.model.parameters())
     labels = torch.full((16,), 2)
     subject.model.eval()
@@ -85,7 +86,8 @@ def test_noise_of_a_class_is_what_the_network_least_takes_for_it_and_leaves_no_t
 def test_made_images_come_first_and_are_not_rounded_to_bytes() -> None:
     made, taken = torch.randn(2, 3, 16, 16), splits()["test"].take([0, 1])
     mixed = with_made(made, torch.tensor([3, 1]), 2, taken)
-    assert mixed.labels.tolist() == [3, 1, 3, 1, *taken.labels.tolist()] and len(mixed) == 6
+    assert mixed.labels.tolist() == [3, 1, 3, 1, *taken.labels.tolist()]
+    assert len(mixed) == 6
     pixels = mixed.pixels(torch.tensor([5, 2, 1]))
     torch.testing.assert_close(pixels[1:], made[[0, 1]])
     torch.testing.assert_close(pixels[0], taken.pixels(torch.tensor([1]))[0])
@@ -125,7 +127,8 @@ def test_noise_for_images_moves_away_from_them_and_stays_a_picture() -> None:
     view = ImagePass(model, images.pixels(torch.arange(6)), images.labels, 6)
     place = torch.arange(6)
     start, found = (ImpairInstances(n, 0.05, 3).strange(0, view, place) for n in (0, 30))
-    assert float(found.min()) >= 0 and float(found.max()) <= 1
+    assert float(found.min()) >= 0
+    assert float(found.max()) <= 1
     with torch.no_grad():
         far = [(model(z) - view.logits).square().mean(1) for z in (start, found)]
     assert bool((far[1] > far[0]).all())
@@ -174,5 +177,5 @@ def test_bad_values_are_refused() -> None:
         UNSIR(noise=0)
     with pytest.raises(InputError, match="unsir: impair_lr=-1 must be above 0"):
         UNSIR(impair_lr=-1)
-    with pytest.raises(InputError, match="unsir: penalty=-0.1 must be a number not below 0"):
+    with pytest.raises(InputError, match=r"unsir: penalty=-0\.1 must be a number not below 0"):
         UNSIR(penalty=-0.1)

@@ -234,7 +234,7 @@ class Hubble:
         read = ("forget", "retain", *doses)
         standard = self.gold == "standard" or bool(self.data)
         return [
-            Perplexity(splits=(*read, "holdout")),
+            Perplexity(splits=(*read, "holdout"), units=("word", "byte") if self.data else ("byte",)),
             DuplicateResponse(splits=read, unread=read if standard else ("forget",)),
             ExactMemorization(splits=SIDES),
             Membership(),

@@ -80,6 +80,7 @@ class Perplexity:
 
     Attributes:
         splits: Splits it is measured on. Source: paper.
+        units: ``word``, ``byte`` or both. Source: reference code (both).
     """
 
     paper: ClassVar[str] = (
@@ -89,9 +90,14 @@ class Perplexity:
     needs_gold: ClassVar[bool] = False
 
     splits: tuple[str, ...] = ("forget", "retain", "holdout")
+    units: tuple[str, ...] = ("word", "byte")
+
+    def __post_init__(self) -> None:
+        if any(unit not in ("word", "byte") for unit in self.units):
+            raise InputError(f"perplexity: units={list(self.units)} must be word or byte.")
 
     def measure(self, model: EvidenceStore, gold: EvidenceStore | None) -> list[Finding]:
-        """``hubble.nll`` (mean over texts of nats per token), ``.word_perplexity`` and ``.byte_perplexity``.
+        """``hubble.nll`` (mean over texts of nats per token), ``hubble.word_perplexity``, ``hubble.byte_perplexity``.
 
         Raises:
             InputError: A split is missing or empty.
@@ -105,8 +111,8 @@ class Perplexity:
             likelihood, sizes = rolling(model.subject, texts, batch_tokens=model.batch_tokens)
             nll = cluster_bootstrap(-likelihood / sizes.tokens, clusters)
             found.append(matched("hubble.nll", split, model, nll, len(texts)))
-            for name, size in (("word", sizes.words), ("byte", sizes.bytes)):
-                rows = np.stack([likelihood, size], axis=1)
+            for name in self.units:
+                rows = np.stack([likelihood, sizes.words if name == "word" else sizes.bytes], axis=1)
                 ends = cluster_bootstrap(rows, clusters, lambda x: perplexity(x[:, 0], x[:, 1]))
                 found.append(matched(f"hubble.{name}_perplexity", split, model, ends, len(texts)))
         return found

@@ -120,9 +120,6 @@ def visits(job: Any, images: Images, rows: Tensor, labels: Tensor) -> Stream:
         The stream; its rows are the numbers of the visits, in the shape of `rows`.
     """
     numbers = torch.arange(rows.numel()).view(rows.shape)
-    stream: Stream
-    if rows.numel():
-        stream = job.stream(images.take(rows.flatten()), numbers, labels)
-    else:
-        stream = job.stream(images, numbers)
+    visited, given = (images.take(rows.flatten()), labels) if rows.numel() else (images, None)  # a run of no steps
+    stream: Stream = job.stream(visited, numbers, given)
     return stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -218,7 +219,7 @@ class Keeper:
             self.held[epoch] = state
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{epoch}.tmp"
+        temporary = self.folder / f"{epoch}.{os.getpid()}.tmp"  # processes of one run keep the same student
         save_file({n: v.cpu().contiguous() for n, v in state.items()}, temporary)
         temporary.replace(self.folder / f"{epoch}.safetensors")
 

@@ -85,7 +85,7 @@ class MUSE:
     texts: int = 0
     rows: int = 0
     forget: int = 10
-    school: int = 48
+    school: int = 64
     kept: int = 20
     holdout: int = 20
     articles: int = 3

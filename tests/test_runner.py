@@ -43,7 +43,7 @@ import os, signal, sys
 from expunge.engine.checkpoint import Checkpoints
 from expunge.engine.loop import Loop
 import expunge.runner as runner
-import expunge.stages as stages
+import expunge.language.wing as wing
 Checkpoints.due = lambda self: self.folder is not None
 moment, number = os.environ["KILL_AT"].split(":")
 calls = 0
@@ -58,7 +58,7 @@ def deadly(function):
 if moment == "step":
     Loop._step = deadly(Loop._step)
 elif moment == "audit":
-    stages.audit_model = deadly(stages.audit_model)
+    wing.audit_model = deadly(wing.audit_model)
 from expunge.recipe import Recipe
 runner.execute(Recipe.load(sys.argv[1]))
 """

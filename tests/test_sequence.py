@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+import expunge.language.wing as wing
 import expunge.stages as stages
 from expunge import api
 from expunge.errors import InputError
@@ -303,7 +304,7 @@ class Seen:
         self.results: list[str] = []
         self.forget: list[list[Record]] = []
         self.retain: list[list[Record]] = []
-        real = stages.unlearn
+        real = wing.unlearn
 
         def spy(method: Any, job: UnlearnJob) -> Any:
             self.starts.append(job.subject.weights_hash())
@@ -313,7 +314,7 @@ class Seen:
             self.results.append(made.weights_hash())
             return made
 
-        monkeypatch.setattr(stages, "unlearn", spy)
+        monkeypatch.setattr(wing, "unlearn", spy)
 
 
 def sequence(folder: Path, source: Path, *, start: str = "previous", show: list[str] | None = None) -> Recipe:

@@ -21,11 +21,11 @@ from expunge.language.metrics.model_utility import ModelUtility
 from expunge.language.metrics.probability import Probability
 from expunge.language.metrics.rouge import Rouge
 from expunge.language.metrics.truth_ratio import TruthRatio
+from expunge.language.request_metrics import EARLIER, with_earlier, without
+from expunge.language.request_records import content
 from expunge.recipe import Recipe
 from expunge.sequence import CHAIN, continuation, digest_folder, next_folder, read_link, steps
 from expunge.sequence_data import Asked, require_start, resolve
-from expunge.sequence_metrics import EARLIER, with_earlier, without
-from expunge.sequence_records import content
 from tiny_bed import WORLD
 from tiny_chain import PEOPLE, recipe, settle, write_rows
 

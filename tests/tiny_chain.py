@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from expunge.kept import put
 from expunge.language.data import Record
-from expunge.language.prepare import write_note
+from expunge.language.prepare import feeding
 from expunge.language.subject import Subject
 from expunge.recipe import Recipe
 from expunge.sequence import digest_models
@@ -21,8 +22,7 @@ PEOPLE = list(dict.fromkeys(r.cluster for r in WORLD.records()["retain"]))  # ke
 
 def keep_model(subject: Subject, folder: Path) -> Path:
     """Save a subject where a recipe can name it as its source."""
-    subject.save(folder, "")
-    write_note(subject, folder)
+    put(subject, folder, "", feeding(subject))
     return folder
 
 

@@ -37,9 +37,22 @@ def key_of(*parts: Any) -> str:
 
 def put(subject: Any, folder: Path, card: str, note: dict[str, Any]) -> None:
     """Write a subject into a folder in one step: what stood there stands until the new one is complete."""
+    for old in folder.parent.glob(f"{folder.name}.tmp*"):
+        if not _alive(old.name.rpartition(".tmp")[2]):
+            shutil.rmtree(old, ignore_errors=True)  # what a killed process left
     temporary = folder.with_name(f"{folder.name}.tmp{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     subject.save(temporary, card)
     (temporary / NOTE).write_text(json.dumps(note), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temporary, folder)
+
+
+def _alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

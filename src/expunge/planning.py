@@ -3,103 +3,67 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from expunge.engine.training import Training
-from expunge.language.data import Record
-from expunge.language.prepare import TESTBED
-from expunge.language.subject import count_parameters
-from expunge.language.workload import Workload
 from expunge.recipe import Recipe
 from expunge.sequence_data import resolve
 
-CHARACTERS_PER_TOKEN = 4.0  # English text; only for the estimate
 GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Expected cost of one piece of training."""
-
-    seconds: float
-    memory: float
 
 
 def plan(recipe: Recipe) -> list[tuple[str, str]]:
     """What a run will do, as (what, detail) rows.
 
-    Loads the data and the model's configuration, no weights; writes nothing. Times assume this
-    machine's matrix speed, measured here for a moment, and are good to a factor of about two.
+    Loads the data, and of the model what its wing needs to know its size; writes nothing. Times are good to a factor
+    of about two.
 
     Raises:
         InputError: Wrong names, settings or data.
     """
-    workload: Workload = resolve(recipe).workload
+    asked = resolve(recipe)
+    workload, wing = asked.workload, asked.wing
+    wing.check(recipe, workload)
     for method in recipe.methods:
         method.build()
-    parameters = count_parameters(recipe.model.source) if recipe.model.source not in TESTBED else 485_504
-    trained = parameters if recipe.model.lora is None else 0.02 * parameters
-    speed = flops_per_second()
+    estimate = wing.estimate(recipe, workload)
     rows = [
         ("run folder", str(recipe.out)),
-        ("model", f"{recipe.model.source}, {parameters / 1e6:.1f} M parameters"),
+        ("model", f"{recipe.model.source}, {estimate.parameters / 1e6:.1f} M parameters"),
     ]
-    for name, records in {"forget": workload.forget, "retain": workload.retain}.items():
-        rows.append((f"{name} records", f"{len(records)}, about {_tokens(records):,.0f} tokens"))
+    for name, examples in {"forget": workload.forget, "retain": workload.retain}.items():
+        rows.append((f"{name} {wing.records}", estimate.describe(examples)))
     rows.append(("measured splits", ", ".join(f"{n} {len(r)}" for n, r in workload.splits.items())))
     total, peak = 0.0, 0.0
-    for title, training, records, sides in _trainings(recipe, workload):
-        cost = _cost(training, records, sides, parameters, trained, speed)
+    for title, training, examples, sides in _trainings(recipe, workload, asked.trained_on):
+        cost = estimate.training(training, examples, sides)
         total, peak = total + cost.seconds, max(peak, cost.memory)
-        rows.append((title, f"{training.total_steps(len(records))} steps, about {_time(cost.seconds)}"))
+        rows.append((title, f"{training.total_steps(len(examples))} steps, about {_time(cost.seconds)}"))
     audited = len(recipe.methods) + (recipe.target is not None) + (recipe.gold.seeds if recipe.gold else 0)
-    audit = audited * _audit_flops(recipe, workload, parameters) / speed
+    audit = audited * estimate.audit()
     rows.append(("audits", f"{audited} models, about {_time(audit)}"))
     rows.append(("expected memory", f"about {(peak + 0.6 * GIB) / GIB:.1f} GiB"))
     rows.append(("expected time", f"about {_time(total + audit)} (prepared models are reused)"))
     return rows
 
 
-def _trainings(recipe: Recipe, workload: Workload) -> list[tuple[str, Training, list[Record], int]]:
-    """Each training: title, settings, the records that drive it, and how many sides a step has."""
-    work: list[tuple[str, Training, list[Record], int]] = []
+def _trainings(recipe: Recipe, workload: Any, trained_on: Any) -> list[tuple[str, Training, Any, int]]:
+    """Each training: title, settings, the examples that drive it, and how many sides a step has."""
+    work: list[tuple[str, Training, Any, int]] = []
     if recipe.target is not None:
-        work.append(("train target", recipe.target.train, workload.retain + workload.forget, 1))
+        work.append(("train target", recipe.target.train, trained_on, 1))
         if recipe.gold is not None and recipe.gold.source == "retrain":
-            work += [(f"train gold {i + 1}", recipe.target.train, workload.retain, 1) for i in range(recipe.gold.seeds)]
+            training = recipe.target.train.for_share(len(workload.retain), len(trained_on))
+            work += [(f"train gold {i + 1}", training, workload.retain, 1) for i in range(recipe.gold.seeds)]
+        work += [
+            (f"train reference {i + 1}", recipe.target.train, workload.retain, 1)
+            for i in range(recipe.audit.references)
+        ]
     for method in recipe.methods:
         work.append((f"unlearn with {method.name}", recipe.training(method), workload.forget, 2))
     return work
-
-
-def _tokens(records: list[Record]) -> float:
-    return sum(len(r.question) + len(r.answer) for r in records) / CHARACTERS_PER_TOKEN
-
-
-def _cost(
-    training: Training, records: list[Record], sides: int, parameters: float, trained: float, speed: float
-) -> Cost:
-    """6 operations per parameter and token; weights, gradients, two moments, and activations."""
-    per_row = _tokens(records) / max(1, len(records)) + 12  # the template's own tokens
-    rows = training.batch_size * sides
-    seconds = training.total_steps(len(records)) * rows * per_row * 6 * parameters / speed
-    in_flight = (training.micro_batch or training.batch_size) * per_row
-    activations = in_flight * 60 * (parameters / 12) ** 0.5 * 4
-    return Cost(seconds, 4 * parameters + 12 * trained + activations)
-
-
-def _audit_flops(recipe: Recipe, workload: Workload, parameters: float) -> float:
-    scored = sum(
-        len(r.question) + len(r.answer) + sum(len(w) + len(r.question) for w in r.perturbed_answers)
-        for rows in workload.splits.values()
-        for r in rows
-    )
-    attacked: float = sum(
-        6 * 64 * 16 * 30 * a.fields.get("seeds", 1) for a in recipe.audit.attacks if "relearn" in a.name
-    )
-    return parameters * (2 * scored / CHARACTERS_PER_TOKEN * 2 + attacked)
 
 
 def flops_per_second() -> float:

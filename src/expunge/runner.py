@@ -22,9 +22,6 @@ import torch
 from rich.console import Console
 
 from expunge.journal import Bars, Journal, cache_folder, lock_folder
-from expunge.language.data import digest
-from expunge.language.harness_suite import check_tasks
-from expunge.language.prepare import EMBEDDED, Models, ModelSpec
 from expunge.recipe import Recipe
 from expunge.report._drift import Measured, drift
 from expunge.report.assemble import ModelAudit, assemble
@@ -33,7 +30,7 @@ from expunge.report.scorecard import Scorecard
 from expunge.report.verdict import Tolerance, judge_model
 from expunge.sequence import digest_models
 from expunge.sequence_data import require_start, resolve
-from expunge.stages import Context, audit_stage, control_stage, prepare, unlearn_stage, world_of
+from expunge.stages import Context, audit_stage, control_stage, prepare, unlearn_stage
 
 JUDGED_BY = ("target", "gold", "gold_2")  # every other model gets a verdict, the positive control too
 
@@ -88,12 +85,11 @@ def audit_only(
     The positive control is made from the target if the recipe asks for it.
     """
     with opened(recipe, console, force) as context:
-        models, started = context.models, _now()
-        refs = {"unlearned": models.delivered()}
+        started = _now()
+        refs = {"unlearned": context.models.delivered()}
         for name, source in (("target", target), ("gold", gold), ("gold_2", spare_gold)):
             if source is not None:
-                other = Models(replace(models.spec, source=source), models.cache, seed=recipe.seed)
-                refs[name] = other.delivered()
+                refs[name] = context.wing.given(context, source)
         if recipe.audit.control:
             refs["control"] = control_stage(context, refs["target"])
         return report_stage(context, audit_stage(context, refs), started)
@@ -134,26 +130,13 @@ def _now() -> str:
 def open_run(recipe: Recipe, bars: Bars) -> Context:
     """Load the data and bind the models."""
     asked = resolve(recipe)
-    workload = asked.workload
-    check_tasks(recipe.audit.harness.tasks, workload.splits)
+    wing, workload = asked.wing, asked.workload
+    wing.check(recipe, workload)
     folder = Path(recipe.out)
     journal = Journal(folder / "log.jsonl", bars.console)
-    source = recipe.model.source
-    if source in EMBEDDED and recipe.target is not None:
-        source += ":base"
-    spec = ModelSpec(
-        source=source,
-        template=recipe.model.template,
-        system=recipe.model.system,
-        dtype=recipe.model.dtype,
-        max_length=recipe.model.max_length,
-        lora=recipe.model.lora.model_dump() if recipe.model.lora else None,
-        world=world_of(asked.origin),
-    )
-    models = Models(
-        spec, cache_folder(recipe.cache) / "models", seed=recipe.seed, observers=bars.watch, note=journal.note
-    )
-    return Context(recipe, workload, models, folder, journal, bars, asked)
+    cache = cache_folder(recipe.cache) / "models"
+    models = wing.models(recipe, workload, cache, asked.origin, bars.watch, journal.note)
+    return Context(recipe, wing, workload, models, folder, journal, bars, asked)
 
 
 # -- report -------------------------------------------------------------------------------------------
@@ -202,9 +185,9 @@ def _trajectories(context: Context) -> dict[str, Any]:
 
 def _provenance(context: Context, started: str) -> dict[str, Any]:
     recipe = context.recipe
-    packages = ("expunge", "torch", "transformers", "accelerate", "peft", "numpy", "scipy")
+    packages = ("expunge", "torch", *context.wing.packages, "numpy", "scipy")
     data = {
-        name: {"sha256": digest(rows), "records": len(rows)}
+        name: {"sha256": context.wing.digest(rows), "records": len(rows)}
         for name, rows in {"train_forget": context.workload.forget, "train_retain": context.workload.retain,
                            **context.workload.splits}.items()
     }  # fmt: skip

@@ -20,7 +20,7 @@ from expunge.report import _drift as report
 from expunge.report.scorecard import Scorecard
 from expunge.sequence import read_link, steps
 from expunge.sequence_data import resolve
-from expunge.sequence_records import request_rows
+from expunge.wing import find_wing
 
 TABLE = "sequence.json"
 
@@ -68,7 +68,7 @@ def _require_data(recipe: Recipe, runs: list[Recipe]) -> None:
         try:
             run.benchmark.build().load(run.seed)
             if run.request is not None and run.request.forget is not None:
-                request_rows(run.request.forget)
+                find_wing(run.benchmark.wing).request_rows(run.request.forget)
         except InputError as error:
             raise InputError(f"sequence.requests.{number}: {error}") from None
 

@@ -15,6 +15,7 @@ from expunge.language.benchmarks import testbed
 from expunge.language.data import Record
 from expunge.language.metrics.membership import Membership
 from expunge.language.metrics.reference_membership import ReferenceMembership
+from expunge.language.wing import WING
 from expunge.language.workload import Workload
 from expunge.recipe import Recipe
 from reference_bed import COUNT, TRAINING, ReferenceBed, make_reference_bed
@@ -42,6 +43,7 @@ class Context(SimpleNamespace):
                 target=SimpleNamespace(train=TRAINING) if trained else None,
                 seed=0,
             ),
+            wing=WING,
             workload=workload,
             models=learnt.models,
             asked=SimpleNamespace(trained_on=workload.retain + workload.forget),
@@ -60,9 +62,9 @@ def test_the_recipe_asks_for_an_even_number() -> None:
 
 def test_the_stage_makes_what_the_recipe_asks_for(learnt: ReferenceBed) -> None:
     context: Any = Context(learnt, workload_of(learnt), COUNT)
-    assert stages._references(context).key == learnt.references.key
+    assert WING.references(context).key == learnt.references.key
     assert context.told == []
-    assert stages._references(Context(learnt, workload_of(learnt), 0)) is None  # type: ignore[arg-type]
+    assert WING.references(Context(learnt, workload_of(learnt), 0)) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_the_stage_makes_what_the_recipe_asks_for(learnt: ReferenceBed) -> None:
 def test_what_is_missing_is_said_once(learnt: ReferenceBed, trained: bool, splits: tuple[str, ...], why: str) -> None:
     workload = workload_of(learnt, splits={s: learnt.splits[s] for s in splits})
     context: Any = Context(learnt, workload, 4, trained)
-    assert stages._references(context) is None
+    assert WING.references(context) is None
     assert context.told == [f"audit.references=4: no reference models, because {why}."]
 
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from expunge.errors import InputError
+from expunge.kept import put
 from expunge.language.data import Record
 from expunge.language.encode import Template
 from expunge.language.generate import generate
-from expunge.language.prepare import model_ref, write_note
+from expunge.language.prepare import feeding, model_ref
 from expunge.language.subject import (
     add_lora,
     count_parameters,
@@ -36,9 +37,8 @@ from tiny_models import tiny
 @pytest.fixture(scope="module")
 def saved(bed: Bed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    bed.target.save(folder, "# card\n")
-    write_note(bed.target, folder)
-    return folder
+    put(bed.target, folder / "model", "# card\n", feeding(bed.target))
+    return folder / "model"
 
 
 def test_round_trip_is_exact(bed: Bed, saved: Path) -> None:

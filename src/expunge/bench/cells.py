@@ -167,10 +167,13 @@ def _reference(job: Job) -> Outcome:
     card = execute(recipe)
     with opened(recipe, None, False) as context:
         refs = prepare(context)
-        division = separate(context.workload, tuning.share, tuning.rows, bench.seeds[0])
+        wing = context.wing
+        division = separate(wing, context.workload, tuning.share, tuning.rows, bench.seeds[0])
         models = ("target", "gold") if job.seed in tuned_seeds(bench) else ()
-        probed = {name: probe(refs[name].load(), division, context.workload) for name in models}
-        kept = {name: retention(refs[name].load(), division, context.workload) for name in REFERENCES if name in refs}
+        probed = {name: probe(wing, refs[name].load(), division, context.workload) for name in models}
+        kept = {
+            name: retention(wing, refs[name].load(), division, context.workload) for name in REFERENCES if name in refs
+        }
     judged = {split: sorted(numbers) for split, numbers in division.judged.items()}
     values = {name: values_of(Path(recipe.out), name, judged, card, score) for name, score in kept.items()}
     notes = ["Retention is tuned and judged on the same records; there are no others."] if division.overlap else []
@@ -234,8 +237,8 @@ def _cell(job: Job) -> Outcome:
     """Unlearn with the given settings, audit, judge."""
     from expunge.bench.judge import distance_of, excess_of, values_of
     from expunge.bench.separation import retention, separate
-    from expunge.language.prepare import model_ref
     from expunge.runner import execute
+    from expunge.wing import find_wing
 
     bench, tuning = job.bench, job.bench.tuning
     reference, lent = reference_of(bench, job.seed), run_folder(bench, job.seed)
@@ -248,9 +251,9 @@ def _cell(job: Job) -> Outcome:
     share_files(lent / "audit", folder / "audit")
     share_files(lent / "stages", folder / "stages")
     card = execute(recipe)
-    workload = recipe.benchmark.build().load(job.seed)
-    division = separate(workload, tuning.share, tuning.rows, bench.seeds[0])
-    kept = retention(model_ref(folder / "model", recipe.model.dtype).load(), division, workload)
+    workload, wing = recipe.benchmark.build().load(job.seed), find_wing(bench.wing)
+    division = separate(wing, workload, tuning.share, tuning.rows, bench.seeds[0])
+    kept = retention(wing, wing.model_ref(folder / "model", recipe).load(), division, workload)
     values = values_of(folder, job.method, reference["judged"], card, kept)
     excess = excess_of(values, reference["values"]["gold"])
     shutil.rmtree(folder / "audit" / "evidence", ignore_errors=True)

@@ -8,17 +8,15 @@ way: one part tells a search what was kept, the others tell the judge.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from expunge.engine.training import derive_seed
 from expunge.errors import InputError
-from expunge.language.attacks._common import fact_scores
-from expunge.language.data import Record, cluster_ids
-from expunge.language.subject import Subject
-from expunge.language.workload import Workload
+from expunge.wing import Rows, Wing
 
 
 @dataclass(frozen=True)
@@ -26,80 +24,76 @@ class Separation:
     """The division of one workload.
 
     Attributes:
-        forget: Forget records a search looks at.
-        retain: Retain records a search looks at.
+        forget: Forget rows a search looks at.
+        retain: Retain rows a search looks at.
         judged: Forget split to the numbers of the clusters whose answers are judged.
-        kept: Retain records that are judged.
+        kept: Retain rows that are judged.
         overlap: Whether those are the ones a search looks at, because they cannot be divided.
     """
 
-    forget: list[Record]
-    retain: list[Record]
+    forget: Rows
+    retain: Rows
     judged: Mapping[str, frozenset[int]]
-    kept: list[Record]
+    kept: Rows
     overlap: bool = False
 
 
-def separate(workload: Workload, share: float, rows: int, seed: int) -> Separation:
+def separate(wing: Wing, workload: Any, share: float, rows: int, seed: int) -> Separation:
     """Divide a workload.
 
     Args:
+        wing: The modality.
         workload: The benchmark's data.
         share: Share of the subjects a search looks at.
-        rows: Largest number of records of each side to probe.
+        rows: Largest number of rows of each side to probe.
         seed: Draws the division.
 
     Raises:
-        InputError: The forget split has fewer than two subjects, or there is no retain record.
+        InputError: The forget split has fewer than two subjects, or there is nothing to retain.
     """
-    asked, kept = workload.splits["forget"], workload.splits.get("retain") or workload.retain
-    if not kept:
-        raise InputError("A bench needs retain records: methods are compared at equal utility.")
-    tuned, held = _drawn(asked, share, seed), _drawn(kept, share, seed)
+    asked = workload.splits["forget"]
+    kept = workload.splits["retain"] if len(workload.splits.get("retain", ())) else workload.retain
+    if not len(kept):
+        raise InputError(f"A bench needs retain {wing.records}: methods are compared at equal utility.")
+    tuned, held = _drawn(wing.subjects(asked), share, seed), _drawn(wing.subjects(kept), share, seed)
     if not tuned:
-        raise InputError("A bench needs forget records about at least two subjects: one to tune on, one to judge.")
+        raise InputError(
+            f"A bench needs forget {wing.records} about at least two subjects: one to tune on, one to judge."
+        )
     judged = {
-        split: frozenset(n for n, s in zip(cluster_ids(records), _subjects(records), strict=True) if s not in tuned)
-        for split, records in workload.splits.items()
+        split: frozenset(n for n, s in zip(wing.clusters(found), wing.subjects(found), strict=True) if s not in tuned)
+        for split, found in workload.splits.items()
         if split.startswith("forget")
     }
+    mine = [i for i, s in enumerate(wing.subjects(kept)) if s in held]
+    others = [i for i, s in enumerate(wing.subjects(kept)) if s not in held]
     return Separation(
-        forget=_thin(_about(asked, tuned), rows),
-        retain=_thin(_about(kept, held) if held else kept, rows),
+        forget=wing.take(asked, _thin([i for i, s in enumerate(wing.subjects(asked)) if s in tuned], rows)),
+        retain=wing.take(kept, _thin(mine or others, rows)),
         judged=judged,
-        kept=[r for r, s in zip(kept, _subjects(kept), strict=True) if s not in held],
+        kept=wing.take(kept, others),
         overlap=not held,
     )
 
 
-def _drawn(records: list[Record], share: float, seed: int) -> set[str]:
-    """A share of the subjects of some records; none where there is only one."""
-    names = list(dict.fromkeys(_subjects(records)))
+def _drawn(subjects: list[str], share: float, seed: int) -> set[str]:
+    """A share of the subjects; none where there is only one."""
+    names = list(dict.fromkeys(subjects))
     order = np.random.default_rng(derive_seed(seed, "bench separation")).permutation(len(names))
     count = min(max(1, round(share * len(names))), len(names) - 1)
     return {names[i] for i in order[:count]}
 
 
-def _about(records: list[Record], subjects: set[str]) -> list[Record]:
-    return [r for r, subject in zip(records, _subjects(records), strict=True) if subject in subjects]
+def _thin(indices: Sequence[int], rows: int) -> Sequence[int]:
+    return indices[:: -(-len(indices) // rows)]
 
 
-def _subjects(records: list[Record]) -> list[str]:
-    """Who each record is about; one without a subject is its own, known by its place."""
-    return [r.cluster or f"\0{i}" for i, r in enumerate(records)]
+def retention(wing: Wing, subject: Any, separation: Separation, workload: Any) -> float:
+    """The judged utility: mean score of the retain rows no search looked at."""
+    return float(wing.score(subject, separation.kept, workload).mean())
 
 
-def _thin(records: list[Record], rows: int) -> list[Record]:
-    return records[:: -(-len(records) // rows)]
-
-
-def retention(subject: Subject, separation: Separation, workload: Workload) -> float:
-    """The judged utility: mean score of the retain records no search looked at."""
-    return float(fact_scores(subject, separation.kept, workload.behaviour, workload.max_new_tokens).mean())
-
-
-def probe(subject: Subject, separation: Separation, workload: Workload) -> dict[str, float]:
-    """Mean score of the records a search looks at, on either side."""
+def probe(wing: Wing, subject: Any, separation: Separation, workload: Any) -> dict[str, float]:
+    """Mean score of the rows a search looks at, on either side."""
     sides = {"forget": separation.forget, "retain": separation.retain}
-    kind, tokens = workload.behaviour, workload.max_new_tokens
-    return {name: float(fact_scores(subject, rows, kind, tokens).mean()) for name, rows in sides.items()}
+    return {name: float(wing.score(subject, rows, workload).mean()) for name, rows in sides.items()}

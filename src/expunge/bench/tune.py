@@ -157,7 +157,7 @@ class Trials:
         recipe = bench.recipe(seed, self.folder / f"seed-{seed}")
         recipe = recipe.model_copy(update={"audit": recipe.audit.model_copy(update={"control": False}), "gold": None})
         context = self.stack.enter_context(opened(recipe, None, False))
-        division = separate(context.workload, tuning.share, tuning.rows, bench.seeds[0])
+        division = separate(context.wing, context.workload, tuning.share, tuning.rows, bench.seeds[0])
         return context, prepare(context)["target"], division, reference_of(bench, seed)["probes"]
 
     def value(self, values: Mapping[str, Any]) -> tuple[float, list[dict[str, float]]]:
@@ -170,7 +170,7 @@ class Trials:
         for seed, (context, target, division, reference) in zip(tuned_seeds(bench), self.opened, strict=True):
             recipe = bench.recipe(seed, context.folder, [entry])
             ref = unlearn_stage(replace(context, recipe=recipe), target, recipe.methods[0])
-            probed = probe(ref.load(), division, context.workload)
+            probed = probe(context.wing, ref.load(), division, context.workload)
             found.append(probed)
             total += objective(probed, reference, bench.tuning)
         return total / len(found), found

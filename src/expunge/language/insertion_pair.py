@@ -8,9 +8,10 @@ from pathlib import Path
 
 from expunge.engine.loop import Observers
 from expunge.engine.training import Training
+from expunge.kept import ModelRef
 from expunge.language.insertion_stream import Inserted
 from expunge.language.insertion_world import InsertionWorld
-from expunge.language.prepare import ModelRef, Models, ModelSpec
+from expunge.language.prepare import Models, ModelSpec
 
 
 @dataclass(frozen=True)

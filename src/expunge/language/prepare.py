@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 from expunge.engine.loop import Observers, Stream
 from expunge.engine.training import Training
 from expunge.errors import InputError
+from expunge.kept import NOTE, ModelRef, key_of, put
 from expunge.language import testbed, testbed_moe
 from expunge.language.data import Record, digest
 from expunge.language.encode import Template
@@ -25,8 +25,6 @@ from expunge.language.methods.fine_tune import FineTune
 from expunge.language.subject import Subject, add_lora, gguf_file, load_subject, merge_lora
 from expunge.language.unlearn import UnlearnJob
 
-# Part of every key: raise it when a change alters what training produces.
-FORMAT = 1
 EMBEDDED = ("testbed", "testbed-moe")
 TESTBED = tuple(f"{name}{part}" for name in EMBEDDED for part in ("", ":base", ":gold"))
 
@@ -94,25 +92,6 @@ class ModelSpec:
         )
 
 
-@dataclass(frozen=True)
-class ModelRef:
-    """A model that can be loaded when somebody needs it.
-
-    Attributes:
-        load: Loads a fresh copy.
-        folder: Where it lies, if expunge keeps it.
-    """
-
-    load: Callable[[], Subject]
-    folder: Path | None = None
-
-
-def key_of(*parts: Any) -> str:
-    """Content key of JSON-able parts."""
-    text = json.dumps([FORMAT, *parts], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
 class Models:
     """Prepares models and keeps them in a cache folder."""
 
@@ -147,12 +126,13 @@ class Models:
             if not isinstance(self.spec.world, testbed.World):
                 raise InputError("model.source=testbed-moe: this benchmark brings an embedded model of its own.")
             return testbed_moe.base_subject(self.spec.world, seed=number)
-        return self._source().load()
+        subject: Subject = self._source().load()
+        return subject
 
     def _source(self) -> ModelRef:
         """The model of the source; a GGUF file is converted once and kept, for that takes a while."""
         folder = Path(self.spec.source).expanduser()
-        if self.spec.template == "auto" and (folder / "expunge.json").exists():
+        if self.spec.template == "auto" and (folder / NOTE).exists():
             return model_ref(folder, self.spec.dtype)  # made by expunge: fed as it was trained
         if not self.spec.source.endswith(".gguf") and not self.spec.source.startswith("package:"):
             return ModelRef(self.spec.load)
@@ -216,23 +196,16 @@ class Models:
     def keep(self, key: str, make: Callable[[], Subject], title: str) -> ModelRef:
         """The model filed under a key, made now if it is not there."""
         folder = self.cache / key
-        note = folder / "expunge.json"
-        if not note.exists():
+        if not (folder / NOTE).exists():
             subject = make()
-            temporary = self.cache / f"{key}.tmp{os.getpid()}"
-            shutil.rmtree(temporary, ignore_errors=True)
-            subject.save(temporary, f"# {title}\n\nPrepared by expunge.\n")
-            write_note(subject, temporary)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(temporary, folder)
+            put(subject, folder, f"# {title}\n\nPrepared by expunge.\n", feeding(subject))
             shutil.rmtree(self._part(key), ignore_errors=True)
         return model_ref(folder, self.spec.dtype)
 
 
-def write_note(subject: Subject, folder: Path) -> None:
-    """File how the model is fed beside its weights, for `model_ref`."""
-    entry = {"template": asdict(subject.template), "max_length": subject.max_length, "source": subject.source}
-    (folder / "expunge.json").write_text(json.dumps(entry), encoding="utf-8")
+def feeding(subject: Subject) -> dict[str, Any]:
+    """How a model is fed, filed beside its weights for `model_ref`."""
+    return {"template": asdict(subject.template), "max_length": subject.max_length, "source": subject.source}
 
 
 def model_ref(folder: Path, dtype: str = "float32") -> ModelRef:
@@ -242,7 +215,7 @@ def model_ref(folder: Path, dtype: str = "float32") -> ModelRef:
         InputError: The folder holds no model kept by expunge.
     """
     try:
-        entry = json.loads((folder / "expunge.json").read_text(encoding="utf-8"))
+        entry = json.loads((folder / NOTE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         raise InputError(f"{folder}: no model kept by expunge.") from None
     template, max_length = Template(**entry["template"]), entry["max_length"]

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from expunge.engine.training import Training, derive_seed
+from expunge.kept import key_of
 from expunge.language.data import Record, Splits, digest
 from expunge.language.evidence import EvidenceStore
 from expunge.language.metrics.membership import Membership, membership_scores
-from expunge.language.prepare import Models, key_of
+from expunge.language.prepare import Models
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

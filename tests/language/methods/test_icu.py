@@ -10,11 +10,12 @@ import pytest
 
 from expunge.engine.training import Training
 from expunge.errors import InputError
+from expunge.kept import NOTE
 from expunge.language.data import Record
 from expunge.language.generate import generate
 from expunge.language.guarded import GuardedModel
 from expunge.language.methods.icu import ICU
-from expunge.language.prepare import model_ref, write_note
+from expunge.language.prepare import feeding, model_ref
 from expunge.language.score import score_answers
 from expunge.language.subject import Subject, load_subject
 from expunge.language.unlearn import UnlearnJob, unlearn
@@ -58,7 +59,7 @@ def test_saved_and_loaded_it_says_the_same_with_and_without_the_note(bed: Bed, t
     """The folder alone brings the sentence; the note of how the model is fed brings the rest."""
     subject = guarded(bed, ICU(names=("Ada", "Bo")))
     subject.save(tmp_path / "model", "card")
-    write_note(subject, tmp_path / "model")
+    (tmp_path / "model" / NOTE).write_text(json.dumps(feeding(subject)))
     assert not (tmp_path / "model" / "config.json").exists()
     assert json.loads((tmp_path / "model" / "guard.json").read_text())["settings"]["names"] == ["Ada", "Bo"]
     alone = load_subject(str(tmp_path / "model"), template="plain")

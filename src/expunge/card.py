@@ -14,7 +14,7 @@ goes round the guard.
 """
 
 
-def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> str:
+def model_card(name: str, method: Method, recipe: Any, forget_digest: str, library: str) -> str:
     """README.md of an unlearned model.
 
     Args:
@@ -22,8 +22,9 @@ def model_card(name: str, method: Method, recipe: Any, forget_digest: str) -> st
         method: The method with its hyper-parameters.
         recipe: The run's recipe.
         forget_digest: Content hash of the forget set (its id; never its content).
+        library: Whose format the model's files have.
     """
-    library, guarded = ("expunge", GUARDED) if isinstance(method, Guard) else ("transformers", "")
+    library, guarded = ("expunge", GUARDED) if isinstance(method, Guard) else (library, "")
     return (
         textwrap.dedent(f"""\
         ---

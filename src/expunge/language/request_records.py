@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from expunge.errors import InputError
 from expunge.language.data import CLUSTER_FIELDS, READERS, Record, read_records, to_record
+from expunge.language.request_metrics import EARLIER, scored, with_earlier, without
 from expunge.language.workload import Workload
 from expunge.recipe import Recipe
-from expunge.sequence_metrics import EARLIER, scored, with_earlier, without
 
 if TYPE_CHECKING:
     from expunge.sequence_data import Asked

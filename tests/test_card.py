@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from expunge.card import model_card
 from expunge.engine.method import Method
-from expunge.language.card import model_card
 from expunge.language.methods.npo import NPO
 from expunge.language.methods.uld import ULD
 
 
 def card(method: Method, name: str) -> str:
     recipe = SimpleNamespace(name="erasure-7", model=SimpleNamespace(source="org/model"))
-    return model_card(name, method, recipe, "abc123")
+    return model_card(name, method, recipe, "abc123", "transformers")
 
 
 def test_of_an_unlearned_model() -> None:

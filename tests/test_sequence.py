@@ -123,7 +123,7 @@ def first_loss(run: Path) -> float:
 
 def test_earlier_people_are_still_measured(chain: Path) -> None:
     second, third = card(chain / "run-2"), card(chain / "run-3")
-    assert second.run["data"]["forget_earlier"] == {"sha256": digest(RECORDS["forget"]), "records": 96}
+    assert second.run["data"]["forget_earlier"] == {"digest": digest(RECORDS["forget"]), "records": 96}
     assert third.run["data"]["forget_earlier"]["records"] == 96 + 24
     for metric in ("accuracy", "probability", "membership.loss.auroc"):
         assert second.value(metric, "forget_earlier", "npo") is not None

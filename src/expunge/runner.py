@@ -12,7 +12,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -150,7 +150,7 @@ def report_stage(context: Context, audits: dict[str, ModelAudit], started: str) 
         audits, intentions, seed=recipe.seed, draws=recipe.audit.draws, tolerance=recipe.audit.harness.tolerance
     )
     scorecard.curves["trajectory"] = _trajectories(context)
-    tolerance = Tolerance(delta=recipe.audit.delta)
+    tolerance = Tolerance(delta=recipe.audit.delta, required=context.wing.required)
     judged = [n for n in scorecard.evidence if n not in JUDGED_BY]
     scorecard.verdicts = {name: judge_model(scorecard, name, tolerance) for name in judged}
     scorecard.published = list(context.workload.published)
@@ -159,6 +159,7 @@ def report_stage(context: Context, audits: dict[str, ModelAudit], started: str) 
         past = [Measured(p.link.request, len(p.new), read_scorecard(p.folder)) for p in asked.earlier]
         scorecard.curves["drift"] = drift([*past, Measured(asked.link.request, len(asked.new), scorecard)])
     scorecard.run = _provenance(context, started)
+    scorecard.run["tolerance"] = asdict(tolerance)
     scorecard.save(context.folder / "scorecard.json")
     write_report(scorecard, context.folder / "report.html")
     context.journal.note("report written")
@@ -187,7 +188,7 @@ def _provenance(context: Context, started: str) -> dict[str, Any]:
     recipe = context.recipe
     packages = ("expunge", "torch", *context.wing.packages, "numpy", "scipy")
     data = {
-        name: {"sha256": context.wing.digest(rows), "records": len(rows)}
+        name: {"digest": context.wing.digest(rows), "records": len(rows)}
         for name, rows in {"train_forget": context.workload.forget, "train_retain": context.workload.retain,
                            **context.workload.splits}.items()
     }  # fmt: skip
@@ -207,4 +208,6 @@ def _provenance(context: Context, started: str) -> dict[str, Any]:
         "seconds": context.journal.seconds,
         "started": started,
         "notes": context.journal.notes,
+        "words": {"records": context.wing.records, **context.wing.words},
+        "pictures": [asdict(p) for p in context.wing.pictures(context.workload)],
     }

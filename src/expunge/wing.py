@@ -131,6 +131,19 @@ class Estimate(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image for the report.
+
+    Attributes:
+        title: What is shown.
+        source: A data URI.
+    """
+
+    title: str
+    source: str
+
+
 class Wing(ABC):
     """One modality, as the floor sees it.
 
@@ -140,6 +153,8 @@ class Wing(ABC):
         packages: Libraries whose versions belong into a report.
         control_title: What the positive control is.
         library: Whose format its unlearned models have, for model cards.
+        required: Tests that must be among those that clear a model (`expunge.report.verdict.Tolerance`).
+        words: What reports say of its tests and its control, where that is not what they say by themselves.
     """
 
     name: ClassVar[str]
@@ -147,6 +162,8 @@ class Wing(ABC):
     packages: ClassVar[tuple[str, ...]]
     control_title: ClassVar[str]
     library: ClassVar[str] = "expunge"
+    required: ClassVar[tuple[str, ...]]
+    words: ClassVar[Mapping[str, str]] = {}
 
     # -- data ---------------------------------------------------------------------------------------
 
@@ -333,6 +350,10 @@ class Wing(ABC):
     def references(self, context: Context) -> Any:
         """Scores of the reference models of the membership attacks; None where there are none."""
         return None
+
+    def pictures(self, workload: Any) -> list[Picture]:
+        """Images that show the reader of the report what it is about."""
+        return []
 
     # -- plan ---------------------------------------------------------------------------------------
 

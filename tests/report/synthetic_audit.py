@@ -149,8 +149,8 @@ def build(methods: list[str] | None = None, gold: bool = True) -> Scorecard:
             "seed": 0,
             "hardware": {"processor": "x86_64, 8 cores", "memory": "16 GB", "accelerator": "none"},
             "data": {
-                "forget": {"sha256": "9f2c" * 16, "records": 200},
-                "retain": {"sha256": "01ab" * 16, "records": 800},
+                "forget": {"digest": "9f2c" * 16, "records": 200},
+                "retain": {"digest": "01ab" * 16, "records": 800},
             },
             "seconds": {"prepare": 61.2, "unlearn": 240.0, "audit": 512.5},
             "started": "2026-03-01T09:30:00+00:00",

@@ -1,6 +1,11 @@
-"""``expunge demo``: the whole chain on the embedded test bed."""
+"""``expunge demo``: the whole chain on an embedded test bed."""
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from expunge.cli._common import (
     Debug,
@@ -16,7 +21,22 @@ from expunge.cli._common import (
 )
 
 
+class Demo(StrEnum):
+    """The demos there are: the packaged recipe of each."""
+
+    language = "language"
+    vision = "vision"
+
+    @property
+    def recipe(self) -> str:
+        """Name of its packaged recipe."""
+        return "demo" if self is Demo.language else f"demo-{self}"
+
+
 def demo(
+    kind: Annotated[
+        Demo, typer.Argument(help="What is unlearned: a language model, or an image classifier.")
+    ] = Demo.language,
     seed: Seed = None,
     out: Out = None,
     threads: Threads = None,
@@ -32,5 +52,5 @@ def demo(
     with failures_told(debug):
         from expunge.recipe import Recipe
 
-        recipe = Recipe.load("demo", settings(seed, out, threads))
+        recipe = Recipe.load(kind.recipe, settings(seed, out, threads))
         carry_out(recipe, force=force, dry_run=dry_run, quiet=quiet)

@@ -35,6 +35,7 @@ from expunge.language.unlearn import UnlearnJob, unlearn
 from expunge.language.workload import Comparing, Placing, Workload
 from expunge.recipe import Recipe
 from expunge.report.assemble import ModelAudit
+from expunge.report.verdict import Tolerance
 from expunge.wing import Wing
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Language(Wing):
     packages: ClassVar[tuple[str, ...]] = ("transformers", "accelerate", "peft")
     control_title: ClassVar[str] = "positive control (refusal-tuned target)"
     library: ClassVar[str] = "transformers"
+    required: ClassVar[tuple[str, ...]] = Tolerance.required
 
     # -- data ---------------------------------------------------------------------------------------
 

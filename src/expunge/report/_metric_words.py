@@ -56,7 +56,7 @@ METRICS: dict[str, Label] = {
     ),
     "benign_relearning.accuracy": Label(
         "After unrelated fine-tuning",
-        "Correct answers on forgotten records after brief training on unrelated text.",
+        "Correct answers on forgotten records after brief training on something unrelated.",
     ),
     "open_unlearning.memorization": Label(
         "Not memorised (aggregate)", "Harmonic mean of how little is extracted, completed or preferred.", "number"

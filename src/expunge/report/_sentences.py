@@ -24,7 +24,7 @@ CHANNELS = {
 }
 _AFTER = {
     "relearn": "After {budget} of relearning on other forgotten records",
-    "benign-relearn": "After {budget} of fine-tuning on unrelated text",
+    "benign-relearn": "After {budget} of fine-tuning on something unrelated",
     "quantise-8": "After rounding the weights to 8 bits",
     "quantise-4": "After rounding the weights to 4 bits",
     "latent": "When its hidden states are steered ({budget})",

@@ -73,7 +73,7 @@ def verdicts_of(scorecard: Scorecard) -> dict[str, Verdict]:
 
 def tables(scorecard: Scorecard) -> list[Table]:
     """All findings of target, gold and methods, by family."""
-    columns = columns_of(scorecard)
+    columns, words = columns_of(scorecard), scorecard.run.get("words")
     by_key: dict[tuple[str, str], dict[str, Finding]] = {}
     for f in scorecard.findings:
         by_key.setdefault((f.metric, f.split), {})[f.subject] = f
@@ -90,7 +90,7 @@ def tables(scorecard: Scorecard) -> list[Table]:
         ]
         # The attacks and the detectors only ever look at forgotten records: saying so in each row is noise.
         attacked = family(metric, split) in ("membership", "attacks") and split == "forget"
-        where = "" if attacked else split_label(split)
+        where = "" if attacked else split_label(split, words)
         section = rows[family(metric, split)]
         # Rows often share a meaning (five detectors, one measurement on five splits): explain it once.
         meaning = label.meaning if label.meaning not in {r.meaning for r in section} else ""
@@ -180,7 +180,7 @@ def published(scorecard: Scorecard) -> list[Printed]:
         shown.append(
             Printed(
                 label.name,
-                split_label(split),
+                split_label(split, scorecard.run.get("words")),
                 [(p.model, p.method, number(p.value, label.kind), p.source) for p in entries],
                 [(display_name(name), number(v, label.kind)) for name, v in values if v is not None],
             )
@@ -276,8 +276,9 @@ def tally(scorecard: Scorecard) -> list[dict[str, Any]]:
 def self_check(scorecard: Scorecard) -> list[dict[str, Any]]:
     """The audit tried on models whose truth is known: it must convict the control and not the spare gold."""
     checks = []
+    control = scorecard.run.get("words", {}).get("control", "Control: a copy of the target trained only to refuse.")
     expectations = {
-        "control": "Control: a copy of the target trained only to refuse. It must be convicted.",
+        "control": f"{control} It must be convicted.",
         "gold_2": "Spare gold: a second model that never saw the data. It must not be convicted.",
     }
     for name, about in expectations.items():
@@ -292,9 +293,10 @@ def self_check(scorecard: Scorecard) -> list[dict[str, Any]]:
 def glossary(scorecard: Scorecard) -> dict[str, list[tuple[str, str]]]:
     """Words a reader may look up: the verdicts, the attacks that were run, the sets of records."""
     channels = {c.channel for e in scorecard.evidence.values() for c in e.channels}
+    meanings = {**CHANNEL_MEANINGS, **scorecard.run.get("words", {})}
     return {
         "verdicts": [(word.replace("-", " "), gloss) for word, (_, gloss) in VERDICTS.items()],
-        "channels": [(name, CHANNEL_MEANINGS[key]) for key, name in CHANNELS.items() if key in channels],
+        "channels": [(name, meanings[key]) for key, name in CHANNELS.items() if key in channels],
     }
 
 
@@ -305,7 +307,7 @@ CHANNEL_MEANINGS = {
         "The model is briefly trained on some forgotten records, then asked about others. A model that "
         "never knew them learns nothing about them; one that hides them starts to talk."
     ),
-    "benign-relearn": "The same, but trained on text that has nothing to do with the forgotten data.",
+    "benign-relearn": "The same, but trained on something that has nothing to do with the forgotten data.",
     "quantise-8": "The weights are rounded to 8 bits, which can undo small edits.",
     "quantise-4": "The weights are rounded to 4 bits, which can undo small edits.",
     "latent": "One direction is added to the model's hidden states to make it talk.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from expunge.catalog import entries
@@ -64,9 +65,15 @@ ARROWS = {
 }
 
 
-def split_label(split: str) -> str:
-    """A split in words."""
-    return SPLITS.get(split, split.replace("_", " "))
+def split_label(split: str, words: Mapping[str, str] | None = None) -> str:
+    """A split in words: the wing's own, if it has any for it, or the common ones.
+
+    >>> split_label("forget"), split_label("forget", {"records": "images"})
+    ('forgotten records', 'forgotten images')
+    """
+    words = words or {}
+    common = SPLITS.get(split, split.replace("_", " ")).replace("records", words.get("records", "records"))
+    return words.get(f"split {split}", common)
 
 
 def family(metric: str, split: str) -> Family:

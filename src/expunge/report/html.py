@@ -61,6 +61,7 @@ def _context(scorecard: Scorecard) -> dict[str, Any]:
         "checks": view.self_check(scorecard),
         "abilities": view.abilities(scorecard),
         "suite_tolerance": scorecard.curves.get("suite", {}).get("tolerance", 0.0),
+        "pictures": scorecard.run.get("pictures", []),
         "drift": drift_section(scorecard.curves.get("drift", {})),
         "published": view.published(scorecard),
         "missing": missing_evidence(scorecard),
@@ -110,7 +111,7 @@ def _figures(scorecard: Scorecard) -> list[dict[str, Any]]:
         ),
         (
             "Does it come back when trained on something unrelated?",
-            "The same measurement after training on text that has nothing to do with the forgotten data.",
+            "The same measurement after training on something that has nothing to do with the forgotten data.",
             plots.relearning(scorecard, "benign_relearning"),
         ),
         (

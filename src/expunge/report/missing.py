@@ -7,6 +7,7 @@ from typing import NamedTuple
 from expunge.report._channels import Tolerance
 from expunge.report._sentences import channel_name, listed
 from expunge.report.scorecard import Scorecard
+from expunge.report.verdict import tolerance_of
 
 
 class Missing(NamedTuple):
@@ -21,12 +22,12 @@ def missing_evidence(scorecard: Scorecard, tolerance: Tolerance | None = None) -
 
     Args:
         scorecard: A finished audit.
-        tolerance: The thresholds it is judged by; the defaults if not given.
+        tolerance: The thresholds it is judged by; those of the run if not given.
 
     Returns:
         One entry for each, the costliest first; empty for a complete audit.
     """
-    tolerance = tolerance or Tolerance()
+    tolerance = tolerance or tolerance_of(scorecard)
     if not scorecard.findings and not scorecard.evidence:  # nothing was audited
         return []
     return [*_models(scorecard), *_records(scorecard, tolerance), *_tests(scorecard, tolerance)]
@@ -54,7 +55,7 @@ def _models(card: Scorecard) -> list[Missing]:
     if {"target", "gold"} <= measured and "control" not in card.evidence:
         found.append(
             Missing(
-                "No control (a copy of the target that only refuses)",
+                "No control (a target that only hides what it knows)",
                 "no test was shown to find hidden knowledge, so tests may convict but not clear",
             )
         )

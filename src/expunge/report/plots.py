@@ -156,10 +156,10 @@ def relearning(scorecard: Scorecard, key: str = "relearning") -> dict[str, str]:
 
     Args:
         scorecard: Where the curves are.
-        key: ``relearning`` (trained on other forget records) or ``benign_relearning`` (unrelated text).
+        key: ``relearning`` (trained on other forget records) or ``benign_relearning`` (something unrelated).
     """
     curves = scorecard.curves.get(key, {})
-    what = "relearning on other forgotten records" if key == "relearning" else "fine-tuning on unrelated text"
+    what = "relearning on other forgotten records" if key == "relearning" else "fine-tuning on something unrelated"
     out = {}
     for method in _methods(curves):
         roles = _roles(curves, method, ("target", "gold", "control"))

@@ -49,6 +49,7 @@ __all__ = [
     "deciding_budget",
     "judge",
     "judge_model",
+    "tolerance_of",
 ]
 
 REFERENCES = ("target", "gold", "gold_2", "control")
@@ -60,18 +61,24 @@ def judge(scorecard: Scorecard, tolerance: Tolerance | None = None) -> dict[str,
     return {name: judge_model(scorecard, name, tolerance) for name in names}
 
 
+def tolerance_of(scorecard: Scorecard) -> Tolerance:
+    """The thresholds a run was judged by; the defaults where it does not say."""
+    found = scorecard.run.get("tolerance")
+    return Tolerance(**{**found, "required": tuple(found["required"])}) if found else Tolerance()
+
+
 def judge_model(scorecard: Scorecard, name: str, tolerance: Tolerance | None = None) -> Verdict:
     """Judge one model, which may also be a reference (the control should come out as suppressed).
 
     Args:
         scorecard: The findings; only ``gap`` and ``evidence`` are read.
         name: A key of ``scorecard.evidence``.
-        tolerance: Thresholds; the defaults if not given.
+        tolerance: Thresholds; those of the run if not given.
 
     Raises:
         ValueError: The evidence holds an excess outside [-1, 1].
     """
-    tolerance = tolerance or Tolerance()
+    tolerance = tolerance or tolerance_of(scorecard)
     evidence = scorecard.evidence[name]
     details: dict[str, Any] = {
         "tolerance": {**asdict(tolerance), "required": list(tolerance.required)},

@@ -18,6 +18,7 @@ from expunge.engine.reference import evaluating
 from expunge.errors import InputError
 from expunge.vision.data import Images
 from expunge.vision.ensemble import Ensemble
+from expunge.vision.filtered import Filtered
 from expunge.vision.forward import head_inputs, head_of
 from expunge.vision.networks import Normalised, Shape, SmallCNN
 
@@ -154,6 +155,8 @@ def _network(origin: dict[str, Any], where: str) -> nn.Module:
     if kind == "small-cnn":
         values: dict[str, Any] = {k: v for k, v in origin.items() if k != "network"}
         return SmallCNN(Shape(**{**values, "widths": tuple(values["widths"])}))
+    if kind == "filtered":
+        return Filtered(_network(origin["inner"], where), torch.zeros(origin["known"]))
     if kind == "transformers":
         from transformers import AutoConfig, AutoModelForImageClassification
 

@@ -47,6 +47,7 @@ class Workload:
         augment: Random changes of batches in training.
         notes: What the reader of the report should know about the data.
         published: The benchmark's published numbers, for the report.
+        shown: Whether reports may show some of the images: they are drawn, or nobody's.
     """
 
     forget: Images
@@ -57,6 +58,7 @@ class Workload:
     augment: Augment | None = None
     notes: list[str] = field(default_factory=list)
     published: Sequence[Published] = ()
+    shown: bool = False
 
 
 class Benchmark(Protocol):

@@ -93,4 +93,5 @@ class MiniMUFAC:
                 NoMUS(),
             ),
             classes=GROUPS,
+            shown=True,
         )

@@ -103,6 +103,7 @@ class TrulyForgetting:
             metrics=(Accuracy(splits=tuple(splits)), Membership(), Representation()),
             classes=classes,
             notes=notes,
+            shown=not self.path,
         )
 
     def _chosen(self, images: Images, classes: int, seed: int) -> tuple[int, ...]:

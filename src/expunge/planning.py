@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
-
-import torch
 
 from expunge.engine.training import Training
 from expunge.recipe import Recipe
@@ -64,17 +61,6 @@ def _trainings(recipe: Recipe, workload: Any, trained_on: Any) -> list[tuple[str
     for method in recipe.methods:
         work.append((f"unlearn with {method.name}", recipe.training(method), workload.forget, 2))
     return work
-
-
-def flops_per_second() -> float:
-    """Sustained float32 rate of this machine, from a tenth of a second of matrix products."""
-    a = torch.randn(512, 512)
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.1:
-        a @ a
-        count += 1
-    # Training reaches about a third of what large matrix products do.
-    return 0.35 * 2 * 512**3 * count / (time.perf_counter() - started)
 
 
 def _time(seconds: float) -> str:

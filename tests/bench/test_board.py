@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from expunge.bench.board import Board, Mean, Row, cells_of, markdown, ranked, reference_rows, row_of, to_dict
+from expunge.bench.board import Board, Mean, Row, markdown, ranked, reference_rows, row_of, to_dict
 from expunge.bench.judge import distance_of, excess_of, values_of
 from expunge.bench.plot import headline, page, scatter
 from expunge.report.assemble import ChannelReading, ModelAudit
@@ -56,8 +56,10 @@ def test_only_judged_clusters_count(tmp_path: Path) -> None:
 def test_over_forgetting_is_negative_and_as_far_away() -> None:
     assert excess_of({"forget": 0.0, "retain": 0.5}, GOLD) == {"forget": -0.1}
     assert distance_of({"forget": -0.1}) == distance_of({"forget": 0.1}) == 0.1
-    assert cells_of(row_of("npo", [cell(0.0), cell(0.0)], 2, 0.9, None))[2] == "−0.100 ± 0.000"
-    assert cells_of(row_of("npo", [cell(0.3)], 1, 0.9, None))[2] == "+0.200"
+    low = row_of("npo", [cell(0.0), cell(0.0)], 2, 0.9, None)
+    assert board(low).cells(low)[2] == "−0.100 ± 0.000"
+    high = row_of("npo", [cell(0.3)], 1, 0.9, None)
+    assert board(high).cells(high)[2] == "+0.200"
 
 
 # -- rows ---------------------------------------------------------------------------------------------

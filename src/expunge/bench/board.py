@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from expunge.bench.judge import DISTANCES, distance_of, excess_of
-from expunge.report._words import display_name
+from expunge.report._words import display_name, metric_label, split_label
 
 SCHEMA = 1
 Status = Literal["ranked", "below-floor", "failed", "unfinished", "not-run"]
@@ -85,6 +85,27 @@ class Board:
     references: tuple[Row, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> list[str]:
+        """The judged values there are."""
+        return [key for key in DISTANCES if any(key in row.excess for row in (*self.references, *self.rows))]
+
+    @property
+    def headings(self) -> list[str]:
+        """Of the columns of `cells_of`."""
+        shown = [_in_words(key) for key in self.tuning.get("show", [])]
+        return ["method", "distance", *(DISTANCES[key][0] for key in self.judged), *shown, "utility", "verdicts"]
+
+    def cells(self, row: Row, digits: int = 3) -> list[str]:
+        """A row's cells; excess is signed, utility in percent of the target's."""
+        excess = [row.excess[key].words(digits, signed=True) if key in row.excess else "–" for key in self.judged]
+        shown = [row.values[key].words(digits) if key in row.values else "–" for key in self.tuning.get("show", [])]
+        distance = row.distance.words(digits) if row.distance else "–"
+        percent = row.utility and Mean(100 * row.utility.mean, row.utility.std and 100 * row.utility.std, row.utility.n)
+        verdicts = ", ".join(f"{word} {count}" for word, count in row.verdicts.items())
+        kept = f"{percent.words(0)} %" if percent else "–"
+        return [display_name(row.name), distance, *excess, *shown, kept, verdicts]
 
     @property
     def failed(self) -> list[Row]:
@@ -177,7 +198,7 @@ def to_dict(board: Board) -> dict[str, Any]:
         "seeds": list(board.seeds),
         "floor": board.floor,
         "tuning": dict(board.tuning),
-        "judged": {key: meaning for key, (_, meaning) in DISTANCES.items()},
+        "judged": {key: DISTANCES[key][1] for key in board.judged},
         "references": [_row(row, reference=True) for row in board.references],
         "methods": [
             {"rank": i + 1 if row.status == "ranked" else None, **_row(row)} for i, row in enumerate(board.rows)
@@ -204,16 +225,10 @@ def _row(row: Row, *, reference: bool = False) -> dict[str, Any]:
     }
 
 
-HEADINGS = ("method", "distance", *(heading for heading, _ in DISTANCES.values()), "utility", "verdicts")
-
-
-def cells_of(row: Row, digits: int = 3) -> list[str]:
-    """A row's cells under `HEADINGS`; excess is signed, utility in percent of the target's."""
-    excess = [row.excess[key].words(digits, signed=True) if key in row.excess else "–" for key in DISTANCES]
-    distance = row.distance.words(digits) if row.distance else "–"
-    percent = row.utility and Mean(100 * row.utility.mean, row.utility.std and 100 * row.utility.std, row.utility.n)
-    verdicts = ", ".join(f"{word} {count}" for word, count in row.verdicts.items())
-    return [display_name(row.name), distance, *excess, f"{percent.words(0)} %" if percent else "–", verdicts]
+def _in_words(key: str) -> str:
+    """Heading of a further column."""
+    metric, split = key.split("@")
+    return ", ".join(words for words in (metric_label(metric).name, split_label(split)) if words)
 
 
 def explanations(board: Board) -> list[str]:
@@ -225,7 +240,8 @@ def explanations(board: Board) -> list[str]:
         f"{board.floor:.0%} of the target's utility are ranked by their mean distance to gold; the others follow.",
         "Signed columns are the model's value minus gold's of the same seed: above 0 knowledge is left, below 0 the "
         "model was over-forgotten, which shows as well. Distance is the mean size of these columns.",
-        *(f"{heading}: {meaning}." for heading, meaning in DISTANCES.values()),
+        *(f"{DISTANCES[key][0]}: {DISTANCES[key][1]}." for key in board.judged),
+        *(f"{_in_words(key)}: {metric_label(key.split('@')[0]).meaning}" for key in board.tuning.get("show", [])),
         *_gold(board),
         f"Settings were searched with {board.tuning.get('trials')} trials a method on {searched}, by the answers about "
         f"{share:.0%} of the forgotten and of the retained subjects. All columns but membership and relearning are "
@@ -247,12 +263,12 @@ def _gold(board: Board) -> list[str]:
 
 def markdown(board: Board) -> str:
     """``leaderboard.md``."""
-    heads = ["", *HEADINGS]
+    heads = ["", *board.headings]
     lines = [f"# Bench {board.name}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
-    lines += ["| " + " | ".join(["", *cells_of(row)]) + " |" for row in board.references]
+    lines += ["| " + " | ".join(["", *board.cells(row)]) + " |" for row in board.references]
     for i, row in enumerate(board.rows):
         mark = {"ranked": str(i + 1), "below-floor": "below floor"}.get(row.status, row.status.replace("-", " "))
-        cells = cells_of(row)
+        cells = board.cells(row)
         if row.note:
             cells[-1] = f"{cells[-1]}; {_escape(row.note)}" if cells[-1] else _escape(row.note)
         lines.append("| " + " | ".join([mark, *cells]) + " |")

@@ -59,7 +59,7 @@ class Job:
     def key(self) -> str:
         """Content key of all its result depends on."""
         bench, tuning = self.bench, self.bench.tuning
-        division = {"share": tuning.share, "seed": bench.seeds[0]}
+        division = {"share": tuning.share, "seed": bench.seeds[0], "show": tuning.show}
         if self.kind == "search":
             return fingerprint({"search": study_key(bench, self.method), "trials": tuning.trials})
         methods = [bench.plan(self.method).entry(self.settings)] if self.kind == "cell" else []
@@ -114,7 +114,7 @@ def study_key(bench: Bench, method: str) -> str:
     """Content key of a search: all but the number of trials, so that more of them continue it."""
     content = bench.content(bench.seeds[0])
     content["recipe"].pop("audit")
-    settings = bench.tuning.model_dump(exclude={"trials"})
+    settings = bench.tuning.model_dump(exclude={"trials", "show"})
     plan = bench.plan(method)
     space = [[d.name, d.place, d.low, d.high, d.log, d.step, list(d.choices)] for d in plan.space]
     return fingerprint({**content, "tuning": settings, "fixed": plan.fixed, "space": space, "start": plan.first()})
@@ -175,7 +175,7 @@ def _reference(job: Job) -> Outcome:
             name: retention(wing, refs[name].load(), division, context.workload) for name in REFERENCES if name in refs
         }
     judged = {split: sorted(numbers) for split, numbers in division.judged.items()}
-    values = {name: values_of(Path(recipe.out), name, judged, card, score) for name, score in kept.items()}
+    values = {name: values_of(Path(recipe.out), name, judged, card, score, tuning.show) for name, score in kept.items()}
     notes = ["Retention is tuned and judged on the same records; there are no others."] if division.overlap else []
     result = {"seed": job.seed, "values": values, "probes": probed, "judged": judged, "notes": notes}
     return Outcome("done", result)
@@ -254,7 +254,7 @@ def _cell(job: Job) -> Outcome:
     workload, wing = recipe.benchmark.build().load(job.seed), find_wing(bench.wing)
     division = separate(wing, workload, tuning.share, tuning.rows, bench.seeds[0])
     kept = retention(wing, wing.model_ref(folder / "model", recipe).load(), division, workload)
-    values = values_of(folder, job.method, reference["judged"], card, kept)
+    values = values_of(folder, job.method, reference["judged"], card, kept, tuning.show)
     excess = excess_of(values, reference["values"]["gold"])
     shutil.rmtree(folder / "audit" / "evidence", ignore_errors=True)
     shutil.rmtree(folder / "model", ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,19 @@ DISTANCES = {
     "forget": ("forget", "right answers about the forgotten subjects that no search looked at"),
     "paraphrase": ("reworded", "the same in wordings that were never trained on"),
     "membership": ("member AUC", "how well a loss threshold tells forgotten from never-seen records"),
+    "inside": ("inside", "right answers about them read from the model's features by a fresh head"),
     "relearned": ("relearned", "right answers on held-out forgotten records after relearning the others"),
 }
 
 
-def values_of(folder: Path, name: str, judged: Mapping[str, Any], card: Scorecard, retain: float) -> dict[str, float]:
+def values_of(
+    folder: Path,
+    name: str,
+    judged: Mapping[str, Any],
+    card: Scorecard,
+    retain: float,
+    show: Sequence[str] = (),
+) -> dict[str, float]:
     """The judged values of one model of a run; what was not measured is left out.
 
     Args:
@@ -28,14 +36,17 @@ def values_of(folder: Path, name: str, judged: Mapping[str, Any], card: Scorecar
         judged: Split to the numbers of the clusters that count.
         card: The run's scorecard.
         retain: The model's score on the judged retain records.
+        show: Further findings, as metric and split with an @ between; they are not judged.
     """
     audit = ModelAudit.load(folder / "audit" / f"{name}.json")
     found = {
         "forget": _mean(audit, "direct", judged["forget"]),
         "paraphrase": _mean(audit, "paraphrase", judged.get("forget_paraphrase", ())),
         "membership": card.value("membership.loss.auroc", "forget", name),
+        "inside": _mean(audit, "inside", judged["forget"]),
         "relearned": card.value("relearning.held_out_accuracy", "forget", name),
         "retain": retain,
+        **{key: card.value(metric, split, name) for key in show for metric, split in [key.split("@")]},
     }
     return {key: round(value, 6) for key, value in found.items() if value is not None and math.isfinite(value)}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from expunge.bench.board import HEADINGS, Board, Mean, Row, cells_of, explanations
+from expunge.bench.board import Board, Mean, Row, explanations
 from expunge.report import plots
+from expunge.report._words import display_name
 from expunge.report.scorecard import Finding, Scorecard
 from expunge.report.verdict import Tolerance
 
@@ -59,20 +60,19 @@ def headline(board: Board) -> str:
     first = next((row for row in board.rows if row.status == "ranked" and row.distance and row.distance.mean), None)
     if first is None or first.distance is None:
         return "No method has been ranked."
-    name = cells_of(first)[0]
-    return f"{name} comes closest to gold: {first.distance.words()} away on average."
+    return f"{display_name(first.name)} comes closest to gold: {first.distance.words()} away on average."
 
 
 def _table(board: Board) -> str:
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ("", *HEADINGS, "note"))
-    body = "".join(_line(row, "", "reference") for row in board.references)
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ("", *board.headings, "note"))
+    body = "".join(_line(board.cells(row, 2), row, "", "reference") for row in board.references)
     for i, row in enumerate(board.rows):
-        body += _line(row, _RANK.get(row.status, str(i + 1)), "method")
+        body += _line(board.cells(row, 2), row, _RANK.get(row.status, str(i + 1)), "method")
     return f'<table class="board"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
 
 
-def _line(row: Row, rank: str, kind: str) -> str:
-    name, *cells = (escape(cell) for cell in cells_of(row, 2))
+def _line(found: list[str], row: Row, rank: str, kind: str) -> str:
+    name, *cells = (escape(cell) for cell in found)
     data = "".join(f"<td>{cell}</td>" for cell in cells)
     note = f'<td class="remark">{escape(row.note)}</td>'
     return f'<tr class="{kind}"><td class="rank">{rank}</td><th scope="row">{name}</th>{data}{note}</tr>'

@@ -22,7 +22,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -44,6 +44,7 @@ class Tuning(Checked):
         floor: Share of the target's utility that has to be kept.
         margin: Added to the floor while searching, for the judged records are others.
         penalty: What falling below that costs, in units of distance to gold for each unit of utility.
+        show: Findings that are shown beside the judged values, such as ``h_lr@all``: metric and split.
     """
 
     trials: int = Field(8, ge=0)
@@ -53,6 +54,7 @@ class Tuning(Checked):
     floor: float = Field(0.9, ge=0, le=1)
     margin: float = Field(0.02, ge=0, lt=1)
     penalty: float = Field(10.0, ge=0)
+    show: list[Annotated[str, Field(pattern=r"^[\w.-]+@[\w.-]+$")]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

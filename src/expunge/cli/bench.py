@@ -176,16 +176,14 @@ def _line(job: Job, outcome: Outcome, done: int, total: int) -> Text:
 
 def print_board(board: Board, console: Console) -> None:
     """The compact table."""
-    from expunge.bench.board import HEADINGS, cells_of
-
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for heading in ("", *HEADINGS):
+    for heading in ("", *board.headings):
         table.add_column(heading, no_wrap=heading not in ("verdicts",), overflow="fold")
     for row in board.references:
-        table.add_row("", *(Text(cell, style="dim") for cell in cells_of(row, 2)))
+        table.add_row("", *(Text(cell, style="dim") for cell in board.cells(row, 2)))
     for i, row in enumerate(board.rows):
         mark = {"ranked": str(i + 1), "below-floor": "low"}.get(row.status, row.status.replace("-", " "))
-        cells = cells_of(row, 2)
+        cells = board.cells(row, 2)
         cells[-1] = "; ".join(words for words in (cells[-1], row.note) if words)
         table.add_row(Text(mark), *(Text(cell) for cell in cells))
     console.print(table)

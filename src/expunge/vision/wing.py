@@ -47,6 +47,7 @@ class Vision(Wing):
         "control": "Control: the target itself behind a filter that answers wrongly on the forgotten images.",
         "direct": "The forgotten images themselves are shown.",
         "paraphrase": "Other images of the forgotten people are shown.",
+        "split forget_paraphrase": "other images of the forgotten people",
         "relearn": (
             "The model is briefly trained on images of some forgotten subjects, then shown those of others. What was "
             "never learned does not come back by that; what is only hidden does."

@@ -23,9 +23,12 @@ class Inside:
 
     A method that edits the classifier's last layer leaves every feature where it was; a fresh head then reads what
     the model no longer says. Gold, whose features were never trained on the forgotten, gets the same head and the
-    same images.
+    same images. Where whole classes are forgotten, gold's features tell them apart too once a head has seen enough of
+    them; what sets a hidden class apart is that an image or two are enough (`shots`). All labels count equally.
 
     Attributes:
+        shots: Images of each label that the head is shown of the forgotten; 0: all of the attacker's. Source: ours.
+        draws: How often those images are drawn anew. Source: ours.
         retain_images: Retained images the head is fitted on, at most. Source: ours.
         ridge: Weight decay of the head. Source: ours.
         steps: Steps of its L-BFGS fit. Source: ours.
@@ -35,13 +38,17 @@ class Inside:
         "Kim, Cha, Kim, Are We Truly Forgetting?, 2025 (arXiv 2503.06991): forgetting that only changes the head"
     )
 
+    shots: int = 0
+    draws: int = 1
     retain_images: int = 1000
     ridge: float = 1e-3
     steps: int = 50
 
     def __post_init__(self) -> None:
-        if self.retain_images < 1 or not self.ridge > 0 or self.steps < 1:
-            raise InputError("inside: retain_images and steps must be at least 1 and ridge above 0.")
+        if self.shots < 0 or min(self.draws, self.retain_images, self.steps) < 1 or not self.ridge > 0:
+            raise InputError(
+                "inside: shots must not be negative, draws, retain_images and steps at least 1, and ridge above 0."
+            )
 
     def run(self, subject: Subject, setting: AttackSetting) -> list[Reading]:
         """Read the features of the scored identities; the model itself is left as it is."""
@@ -51,32 +58,45 @@ class Inside:
         rng = np.random.default_rng(setting.seed)
         retain = setting.workload.retain
         few = retain.take(rng.permutation(len(retain))[: self.retain_images].tolist())
-        known = forget.take(groups["attacker"])
-        features, labels = _features(subject, (few, known))
-        weight, bias = fit_head(features, labels, subject.classes, self.ridge, self.steps)
-        rows = groups["scored"]
-        scored = forget.take(rows)
-        found, truth = _features(subject, (scored,))
-        scores = ((found @ weight.T + bias).argmax(1) == truth).double().numpy()[None]
-        return [Reading("inside", "a fresh head", 1.0, rows, np.asarray(scores))]
+        known, scored = forget.take(groups["attacker"]), forget.take(groups["scored"])
+        (x, y), (shown, told), (asked, truth) = (_features(subject, images) for images in (few, known, scored))
+        scores = []
+        for _ in range(self.draws):
+            rows = self._shown(told, rng)
+            weight, bias = fit_head(
+                torch.cat([x, shown[rows]]), torch.cat([y, told[rows]]), subject.classes, self.ridge, self.steps
+            )
+            scores.append(((asked @ weight.T + bias).argmax(1) == truth).double().numpy())
+        budget = f"a fresh head, {self.shots} images a label" if self.shots else "a fresh head"
+        return [Reading("inside", budget, 1.0, groups["scored"], np.stack(scores))]
+
+    def _shown(self, labels: Tensor, rng: np.random.Generator) -> Tensor:
+        """Which of the attacker's images the head is fitted on."""
+        order = torch.as_tensor(rng.permutation(len(labels)))
+        if not self.shots:
+            return order
+        return torch.cat([order[labels[order] == label][: self.shots] for label in labels.unique()])
 
 
-def _features(subject: Subject, parts: tuple[Images, ...]) -> tuple[Tensor, Tensor]:
-    found = [subject.outputs(images)[1].double() for images in parts]
-    return torch.cat(found), torch.cat([images.labels for images in parts])
+def _features(subject: Subject, images: Images) -> tuple[Tensor, Tensor]:
+    return subject.outputs(images)[1].double(), images.labels
 
 
 def fit_head(features: Tensor, labels: Tensor, classes: int, ridge: float, steps: int) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression on standardised features: weights [C, d] and bias [C] for the plain ones."""
+    """Multinomial logistic regression on standardised features: weights [C, d] and bias [C] for the plain ones.
+
+    Every label that occurs counts the same, however many images have it.
+    """
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
     x = (features - mean) / std
+    equal = 1 / torch.bincount(labels, minlength=classes).clamp_min(1).to(x)
     weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, requires_grad=True)
     bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight.T + bias, labels) + ridge * weight.square().sum()
+        loss = F.cross_entropy(x @ weight.T + bias, labels, weight=equal) + ridge * weight.square().sum()
         loss.backward()
         return loss
 

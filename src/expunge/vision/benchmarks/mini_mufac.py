@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from expunge.engine.training import Training
+from expunge.errors import InputError
 from expunge.vision.data import Images, require_disjoint
 from expunge.vision.faces import GROUPS, Faces
 from expunge.vision.metrics.accuracy import Accuracy
@@ -52,6 +53,13 @@ class MiniMUFAC:
     others: int = 3
     side: int = 32
     world_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("forget", "retain", "test", "unseen", "images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"mini-mufac: {name}={getattr(self, name)} must be at least 1.")
+        if self.others < 0 or self.side < 8:
+            raise InputError(f"mini-mufac: others={self.others} must be at least 0 and side={self.side} at least 8.")
 
     @cached_property
     def splits(self) -> dict[str, Images]:

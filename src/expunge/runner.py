@@ -178,8 +178,8 @@ def _trajectories(context: Context) -> dict[str, Any]:
         note = context.folder / "stages" / f"unlearn-{method.name}.json"
         logs = json.loads(note.read_text(encoding="utf-8"))["result"]["logs"] if note.exists() else []
         probes = logs[-1]["probes"] if logs else []
-        if probes:
-            columns = {k: [p.get(k) for p in probes] for k in ("step", "forget", "retain") if k in probes[0]}
+        if probes and {"step", "forget", "retain"} <= set(probes[0]):  # a method may look at other things
+            columns = {k: [p.get(k) for p in probes] for k in ("step", "forget", "retain")}
             curves[method.name] = {**columns, "selected": logs[-1]["selected_step"]}
     return curves
 

@@ -188,6 +188,10 @@ class Wing(ABC):
         numbers: dict[str, int] = {}
         return [numbers.setdefault(name, len(numbers)) for name in self.subjects(rows)]
 
+    def kept(self, workload: Any) -> Rows:
+        """What shows how much utility is left."""
+        return workload.splits["retain"] if len(workload.splits.get("retain", ())) else workload.retain
+
     def check(self, recipe: Recipe, workload: Any) -> None:
         """Refuse settings the wing has no use for, before anything is written.
 

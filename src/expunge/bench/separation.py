@@ -51,8 +51,7 @@ def separate(wing: Wing, workload: Any, share: float, rows: int, seed: int) -> S
     Raises:
         InputError: The forget split has fewer than two subjects, or there is nothing to retain.
     """
-    asked = workload.splits["forget"]
-    kept = workload.splits["retain"] if len(workload.splits.get("retain", ())) else workload.retain
+    asked, kept = workload.splits["forget"], wing.kept(workload)
     if not len(kept):
         raise InputError(f"A bench needs retain {wing.records}: methods are compared at equal utility.")
     tuned, held = _drawn(wing.subjects(asked), share, seed), _drawn(wing.subjects(kept), share, seed)

@@ -26,6 +26,7 @@ class Demo(StrEnum):
 
     language = "language"
     vision = "vision"
+    recommend = "recommend"
 
     @property
     def recipe(self) -> str:
@@ -35,7 +36,7 @@ class Demo(StrEnum):
 
 def demo(
     kind: Annotated[
-        Demo, typer.Argument(help="What is unlearned: a language model, or an image classifier.")
+        Demo, typer.Argument(help="What is unlearned: a language model, an image classifier or a recommender.")
     ] = Demo.language,
     seed: Seed = None,
     out: Out = None,

@@ -235,7 +235,8 @@ class Loop:
         if self.given_reference is not None:
             source: ref.Reference | None = ref.frozen_copy(self.model, self.given_reference, examples)
         else:
-            visited = {name: torch.unique(s.order) for name, s in self.batches.streams.items()}
+            asked = {stream for stream, _ in recorder.asked}  # sorting the visits of a long run takes its time
+            visited = {n: torch.unique(s.order) for n, s in self.batches.streams.items() if n in asked}
             with self._autocast():
                 # no wider than a training step, or filling the cache would be the peak of the run
                 batch = self.training.micro_batch or self.training.batch_size

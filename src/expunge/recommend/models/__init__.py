@@ -1,0 +1,1 @@
+"""Base recommenders: users and items as vectors, scores as their products."""

@@ -209,5 +209,6 @@ def _provenance(context: Context, started: str) -> dict[str, Any]:
         "started": started,
         "notes": context.journal.notes,
         "words": {"records": context.wing.records, **context.wing.words},
+        "columns": [list(column) for column in context.wing.columns(context.workload)],
         "pictures": [asdict(p) for p in context.wing.pictures(context.workload)],
     }

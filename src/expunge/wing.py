@@ -24,6 +24,7 @@ from expunge.errors import InputError
 from expunge.kept import ModelRef
 from expunge.report.assemble import ModelAudit
 from expunge.report.scorecard import Published
+from expunge.report.terminal import COLUMNS
 
 if TYPE_CHECKING:
     from expunge.recipe import Recipe
@@ -354,6 +355,13 @@ class Wing(ABC):
     def references(self, context: Context) -> Any:
         """Scores of the reference models of the membership attacks; None where there are none."""
         return None
+
+    def columns(self, workload: Any) -> Sequence[tuple[str, str, str]]:
+        """Findings of the summary's table: heading, metric, split.
+
+        The report draws the first one about what goes against the first one about what stays.
+        """
+        return COLUMNS
 
     def pictures(self, workload: Any) -> list[Picture]:
         """Images that show the reader of the report what it is about."""

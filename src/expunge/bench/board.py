@@ -91,16 +91,16 @@ class Board:
         """The judged values there are."""
         return [key for key in DISTANCES if any(key in row.excess for row in (*self.references, *self.rows))]
 
-    @property
-    def headings(self) -> list[str]:
-        """Of the columns of `cells_of`."""
-        shown = [_in_words(key) for key in self.tuning.get("show", [])]
+    def headings(self, *, wide: bool = True) -> list[str]:
+        """Of the columns of `cells`."""
+        shown = [_in_words(key) for key in self.tuning.get("show", []) if wide]
         return ["method", "distance", *(DISTANCES[key][0] for key in self.judged), *shown, "utility", "verdicts"]
 
-    def cells(self, row: Row, digits: int = 3) -> list[str]:
-        """A row's cells; excess is signed, utility in percent of the target's."""
+    def cells(self, row: Row, digits: int = 3, *, wide: bool = True) -> list[str]:
+        """A row's cells; excess is signed, utility in percent of the target's; `wide` shows the further findings."""
         excess = [row.excess[key].words(digits, signed=True) if key in row.excess else "–" for key in self.judged]
-        shown = [row.values[key].words(digits) if key in row.values else "–" for key in self.tuning.get("show", [])]
+        keys = self.tuning.get("show", []) if wide else []
+        shown = [row.values[key].words(digits) if key in row.values else "–" for key in keys]
         distance = row.distance.words(digits) if row.distance else "–"
         percent = row.utility and Mean(100 * row.utility.mean, row.utility.std and 100 * row.utility.std, row.utility.n)
         verdicts = ", ".join(f"{word} {count}" for word, count in row.verdicts.items())
@@ -263,7 +263,7 @@ def _gold(board: Board) -> list[str]:
 
 def markdown(board: Board) -> str:
     """``leaderboard.md``."""
-    heads = ["", *board.headings]
+    heads = ["", *board.headings()]
     lines = [f"# Bench {board.name}", "", "| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     lines += ["| " + " | ".join(["", *board.cells(row)]) + " |" for row in board.references]
     for i, row in enumerate(board.rows):

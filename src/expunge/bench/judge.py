@@ -42,13 +42,19 @@ def values_of(
     found = {
         "forget": _mean(audit, "direct", judged["forget"]),
         "paraphrase": _mean(audit, "paraphrase", judged.get("forget_paraphrase", ())),
-        "membership": card.value("membership.loss.auroc", "forget", name),
+        "membership": card.value(_membership(card), "forget", name),
         "inside": _mean(audit, "inside", judged["forget"]),
         "relearned": card.value("relearning.held_out_accuracy", "forget", name),
         "retain": retain,
         **{key: card.value(metric, split, name) for key in show for metric, split in [key.split("@")]},
     }
     return {key: round(value, 6) for key, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def _membership(card: Scorecard) -> str:
+    """The membership attack of the run's summary: every wing has one that needs a single look."""
+    names = [metric for _, metric, _ in card.run.get("columns", ()) if metric.startswith("membership.")]
+    return names[0] if names else "membership.loss.auroc"
 
 
 def _mean(audit: ModelAudit, channel: str, clusters: Any) -> float | None:

@@ -64,7 +64,7 @@ def headline(board: Board) -> str:
 
 
 def _table(board: Board) -> str:
-    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ("", *board.headings, "note"))
+    heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ("", *board.headings(), "note"))
     body = "".join(_line(board.cells(row, 2), row, "", "reference") for row in board.references)
     for i, row in enumerate(board.rows):
         body += _line(board.cells(row, 2), row, _RANK.get(row.status, str(i + 1)), "method")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,10 @@ def load_bench(
     Raises:
         InputError: What is wrong with any of them.
     """
+    return parse_bench(_read_bench(source, overrides, trials), source, methods=methods, seeds=seeds, out=out)
+
+
+def _read_bench(source: str, overrides: Iterable[str], trials: int | None) -> dict[str, Any]:
     try:
         raw = _yaml.parse(find_bench(source).read_text(encoding="utf-8"), source)
     except UnicodeDecodeError:
@@ -75,7 +80,40 @@ def load_bench(
         override(raw, text)
     if trials is not None:
         override(raw, f"tuning.trials={trials}")
-    return parse_bench(raw, source, methods=methods, seeds=seeds, out=out)
+    return raw
+
+
+def load_variants(
+    source: str,
+    overrides: Iterable[str] = (),
+    *,
+    methods: str | None = None,
+    seeds: int = 1,
+    trials: int | None = None,
+    out: Path | None = None,
+) -> list[Bench]:
+    """The benches of a recipe: one, or one for each of its `variants`, in a folder of its own.
+
+    A recipe's ``variants`` is a mapping of names to lists of ``key=value``, such as four kinds of request on the same
+    data. Arguments and errors as of `load_bench`.
+    """
+    raw = _read_bench(source, overrides, trials)
+    variants = raw.pop("variants", None)
+    if variants is None:
+        return [parse_bench(raw, source, methods=methods, seeds=seeds, out=out)]
+    wrong = not isinstance(variants, dict) or not variants
+    if wrong or not all(isinstance(v, list) and all(isinstance(t, str) for t in v) for v in variants.values()):
+        raise InputError(f"{source}: variants: a mapping of names to lists of KEY=VALUE.")
+    folder = Path(out or raw.get("out") or f"runs/bench-{raw.get('name', 'bench')}")
+    benches = []
+    for name, changes in variants.items():
+        own = copy.deepcopy(raw)
+        own["name"] = f"{raw.get('name')}-{name}"
+        for text in changes:
+            override(own, text)
+        where = f"{source}, variant {name}"
+        benches.append(parse_bench(own, where, methods=methods, seeds=seeds, out=folder / str(name)))
+    return benches
 
 
 def parse_bench(

@@ -70,7 +70,7 @@ def bench(
     """
     with failures_told(debug):
         from expunge.bench.detection import is_detection, read_raw
-        from expunge.bench.reading import load_bench
+        from expunge.bench.reading import load_variants
 
         if is_detection(raw := read_raw(recipe)):
             from expunge.cli.bench_detection import detection_bench, refuse
@@ -79,12 +79,13 @@ def bench(
                    limit_minutes=limit_minutes is not None)  # fmt: skip
             detection_bench(raw, recipe, overrides or (), methods, out, workers, dry_run=dry_run, quiet=quiet)
             return
-        checked = load_bench(recipe, overrides or (), methods=methods, seeds=seeds, trials=trials, out=out)
+        benches = load_variants(recipe, overrides or (), methods=methods, seeds=seeds, trials=trials, out=out)
         if dry_run:
-            _print_plan(checked)
+            for checked in benches:
+                _print_plan(checked)
             return
-        failed = _run(checked, engine.value, workers, limit_minutes, quiet)
-    if failed:
+        failed = [_run(checked, engine.value, workers, limit_minutes, quiet) for checked in benches]
+    if any(failed):
         raise typer.Exit(RUN_FAILED)
 
 
@@ -177,13 +178,13 @@ def _line(job: Job, outcome: Outcome, done: int, total: int) -> Text:
 def print_board(board: Board, console: Console) -> None:
     """The compact table."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for heading in ("", *board.headings):
+    for heading in ("", *board.headings(wide=False)):
         table.add_column(heading, no_wrap=heading not in ("verdicts",), overflow="fold")
     for row in board.references:
-        table.add_row("", *(Text(cell, style="dim") for cell in board.cells(row, 2)))
+        table.add_row("", *(Text(cell, style="dim") for cell in board.cells(row, 2, wide=False)))
     for i, row in enumerate(board.rows):
         mark = {"ranked": str(i + 1), "below-floor": "low"}.get(row.status, row.status.replace("-", " "))
-        cells = board.cells(row, 2)
+        cells = board.cells(row, 2, wide=False)
         cells[-1] = "; ".join(words for words in (cells[-1], row.note) if words)
         table.add_row(Text(mark), *(Text(cell) for cell in cells))
     console.print(table)

@@ -51,8 +51,8 @@ class Sharded(Edit):
         shards: S. Source: 10 (RecEraser; CURE4Rec).
         epochs: Passes over each shard; None takes the target's recipe (as many steps fewer as the shard is smaller).
             Source: ours.
-        stored: Folder in which the sharded original is kept and found again; None trains it for this request and
-            drops it. Source: ours.
+        stored: Folder in which the sharded original is kept and found again, with all that is to be forgotten in it;
+            None trains it for this request and drops it. Source: ours.
     """
 
     intention: ClassVar[Intention] = "removal"

@@ -172,9 +172,9 @@ class Recommend(Wing):
     def score(
         self, subject: Subject, rows: Interactions, workload: Workload, *, attacked: bool = False
     ) -> NDArray[np.float64]:
-        """See `Wing`: whether the item is among the user's first k of all they have not kept."""
+        """See `Wing`: whether the item is among the user's first k of all they have not kept, offered or not."""
         known = workload.retain.union(workload.valid).without(rows)
-        found = places(subject, rows, known, served=not attacked) <= workload.k
+        found = places(subject, rows, known, served=False) <= workload.k
         return np.asarray(found.double().numpy())
 
     # -- audit --------------------------------------------------------------------------------------
@@ -205,6 +205,18 @@ class Recommend(Wing):
     def compares(self, metrics: Sequence[Any]) -> bool:
         """See `Wing`."""
         return any(isinstance(m, Comparing) for m in metrics)
+
+    def columns(self, workload: Workload) -> Sequence[tuple[str, str, str]]:
+        """See `Wing`."""
+        k = workload.k
+        return (
+            (f"forget\nrecall@{k}", f"recall_at_{k}", "forget"),
+            ("after\nrelearning", "relearning.held_out_accuracy", "forget"),
+            (f"test\nrecall@{k}", f"recall_at_{k}", "test"),
+            ("member\nAUROC", "membership.non_interactions.auroc", "forget"),
+            ("MI-BF", "mi_bf", "forget"),
+            ("KS to\ngold", "ks.gold", "forget"),
+        )
 
     def divides(self, attack: Any) -> bool:
         """See `Wing`."""

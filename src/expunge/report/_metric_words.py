@@ -101,7 +101,19 @@ METRICS: dict[str, Label] = {
     "quantise_4.accuracy": Label("After 4-bit rounding", "Correct answers once the weights are rounded to 4 bits."),
 }
 
+METRICS |= {
+    "mi_bf": Label("Fall of the score (MI-BF)", "Mean score before over mean score now; 1: nothing changed.", "number"),
+    "mi_ng": Label("Score of never-seen over forgotten (MI-NG)", "1: forgotten ones score like random ones.", "number"),
+    "mean_rank": Label("Mean rank of the forgotten items", "Among all items a user has not kept.", "number"),
+    "ks.gold": Label(
+        "Difference of scores from gold's (KS)", "Largest gap between the two distributions; 0: the same.", "number"
+    ),
+    "overlap.gold": Label("Same recommendations as gold", "Share of the first places both models agree on."),
+    "parameter_distance.gold": Label("Distance of the weights from gold's", "Relative to gold's size.", "number"),
+}
 _DETECTORS = {
+    "non_interactions": "score, against items never taken",
+    "holdout": "score, against unseen interactions",
     "loss": "loss",
     "zlib": "loss per compressed byte",
     "min_k": "Min-K%",
@@ -152,6 +164,11 @@ _WHOLE = {  # what stands right after "membership."
 }
 # Benchmarks with many numbers of one kind: the pattern of their names, and what stands for its groups.
 _FAMILIES: tuple[tuple[str, str, str, Kind], ...] = (
+    (r"recall_at_(\d+)", "Found in the first {0} (recall)", "Share of a user's items that are recommended.", "share"),
+    (r"ndcg_at_(\d+)", "Order of the first {0} (NDCG)", "1: all at the top.", "number"),
+    (r"precision_at_(\d+)", "Right ones among the first {0} (precision)", "", "share"),
+    (r"map_at_(\d+)", "Mean precision down to each hit of {0} (MAP)", "", "number"),
+    (r"hit_at_(\d+)", "Users with a hit in the first {0}", "", "share"),
     (r"extraction_likelihood_(\d+)", "Extraction likelihood of {0} words in a row", "", "share"),
     (r"rwku\.rouge\.(\w+)(\..*)?", "Word overlap with the answer, {0} probes{1}", "", "share"),
     (r"rwku\.membership\.([\w.]+)\.auroc", "Detection by {0} (AUROC)", "", "number"),

@@ -35,12 +35,20 @@ class _Point:
 
 def _points(scorecard: Scorecard) -> list[_Point]:
     """Models with both findings of the first pair that the target (or any model) has."""
-    for forget, retain in _PAIRS:
+    for forget, retain in (*_of_the_run(scorecard), *_PAIRS):
         xs = {f.subject: f for f in scorecard.findings if (f.metric, f.split) == forget and f.value == f.value}
         ys = {f.subject: f for f in scorecard.findings if (f.metric, f.split) == retain and f.value == f.value}
         if len(set(xs) & set(ys)) > 1:
             return [_Point(name, xs[name], ys[name]) for name in xs if name in ys]
     return []
+
+
+def _of_the_run(scorecard: Scorecard) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """The first of the run's own columns that is about what goes, and the first about what stays."""
+    keys = [(metric, split) for _, metric, split in scorecard.run.get("columns", ())]
+    goes = [key for key in keys if key[1].startswith("forget")]
+    stays = [key for key in keys if not key[1].startswith("forget")]
+    return [(goes[0], stays[0])] if goes and stays else []
 
 
 def _zone(points: list[_Point], tolerance: Tolerance) -> Box | None:

@@ -27,7 +27,7 @@ SPLITS = {
     "forget_mia": "texts about the forgotten",
     "retain_mia": "texts about others",
     "forget_test": "unseen images of forgotten classes",
-    "test": "unseen images",
+    "test": "unseen records",
     "verbmem": "beginnings of forgotten texts",
     "privleak_forget": "forgotten texts",
     "all": "",

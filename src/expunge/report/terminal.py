@@ -20,7 +20,7 @@ _STYLES = {
     "consistent-with-removal": "bold green",
 }
 # Column heads are two short words so that seven columns fit in 80 characters.
-_COLUMNS = (
+COLUMNS = (
     ("forget", "accuracy", "forget"),
     ("forget\nreworded", "accuracy", "forget_paraphrase"),
     ("after\nrelearning", "relearning.held_out_accuracy", "forget"),
@@ -53,7 +53,8 @@ def print_summary(scorecard: Scorecard, console: Console) -> None:
 
 def _numbers(scorecard: Scorecard) -> Table:
     names = view.columns_of(scorecard)
-    measured = [c for c in _COLUMNS if any(scorecard.value(c[1], c[2], n) is not None for n in names)]
+    columns = scorecard.run.get("columns", COLUMNS)
+    measured = [c for c in columns if any(scorecard.value(c[1], c[2], n) is not None for n in names)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True, overflow="ellipsis", max_width=18)
     for head, _, _ in measured:

@@ -50,7 +50,7 @@ PLAIN = Training(
     epochs=100, batch_size=2048, lr=5e-3, schedule="constant", warmup=0.0, weight_decay=0.0, clip=None
 )  # fmt: skip
 QUICK = replace(PLAIN, epochs=30)  # of the clean model that plants interactions
-_PLANTED: dict[tuple[str, str, int, float, int], Interactions] = {}  # planting trains a model: once in a process
+_PLANTED: dict[tuple[str, str, str, int, float, int], Interactions] = {}  # planting trains a model: once in a process
 _LOGS = "training logs in the release of UnlearnRec, planted interactions on ML-1M"
 _PRINTED = (  # model, method, Recall@20, NDCG@20
     ("LightGCN", "before", 0.2271, 0.3168),
@@ -217,11 +217,18 @@ class Recommend:
         if self.request == "edges":
             return edge_request(train, self.share, seed)
         known = train.union(valid).union(test)
-        key = (train.digest, known.digest, self.d, self.planted, seed)
+        key = (train.digest, known.digest, self.model, self.d, self.planted, seed)
         if key not in _PLANTED:
-            scores = _clean_scores(train, self.d, seed)
+            scores = self._clean_scores(train, derive_seed(seed, "planting"))
             _PLANTED[key] = adversarial_edges(train, known, scores, self.planted, seed)
         return _PLANTED[key]
+
+    def _clean_scores(self, train: Interactions, seed: int) -> Scores:
+        """Scores of a recommender of the same form, shortly trained on the interactions as they are."""
+        subject = fresh(self._network(seed, train), train)
+        UnlearnJob(subject, train.take([]), train, QUICK, seed).train(FineTune(), subject)
+        z_user, z_item = subject.embeddings()
+        return lambda users: z_user[users] @ z_item.T
 
     def _of_what_stays(self, part: Interactions, forget: Interactions) -> Interactions:
         """Without the users or items who are forgotten whole: nobody is to be served or offered them any more."""
@@ -254,12 +261,3 @@ class Recommend:
         if missing:
             notes.append(f"{missing} forgotten interactions have no random counterpart: their users took nearly all.")
         return notes
-
-
-def _clean_scores(train: Interactions, d: int, seed: int) -> Scores:
-    """Scores of a factorisation quickly trained on the interactions as they are: who plants needs no more."""
-    seed = derive_seed(seed, "planting")
-    subject = fresh(BPRMF(train.users, train.items, d, seed=seed), train)
-    UnlearnJob(subject, train.take([]), train, QUICK, seed).train(FineTune(), subject)
-    z_user, z_item = subject.embeddings()
-    return lambda users: z_user[users] @ z_item.T

@@ -6,8 +6,9 @@ who have nothing left to be evaluated on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -66,6 +67,59 @@ def edge_request(train: Interactions, share: float, seed: int) -> Interactions:
     rows = _order(len(train), seed, "edges")[:count].sort().values
     found = train.take(rows)
     return replace(found, about=tuple(f"user:{u}" for u in found.pairs[:, 0].tolist()))
+
+
+def named_request(train: Interactions, kind: Literal["users", "items", "edges"], who: Sequence[str]) -> Interactions:
+    """The interactions somebody asks for by name.
+
+    Args:
+        train: Training interactions.
+        kind: What the names are of.
+        who: Users or items as the data call them (their numbers where it has no names), or pairs ``user,item``.
+
+    Raises:
+        InputError: A user or an item who is not there or has no training interaction, a pair that is none, a name
+            given twice.
+    """
+    twice = [name for i, name in enumerate(who) if name in who[:i]]
+    if twice:
+        raise InputError(f"request: {twice[0]!r} is named twice.")
+    if kind == "edges":
+        rows = torch.cat([_edge(train, name) for name in who])
+        found = train.take(rows.sort().values)
+        return replace(found, about=tuple(f"user:{u}" for u in found.pairs[:, 0].tolist()))
+    column, word = (0, "user") if kind == "users" else (1, "item")
+    ids = torch.tensor([_id(train, column, name) for name in who])
+    for name, number in zip(who, ids.tolist(), strict=True):
+        if not int(train.degrees[column][number]):
+            raise InputError(f"request: {word} {name!r} has no training interactions; there is nothing to forget.")
+    found = train.take(torch.isin(train.pairs[:, column], ids))
+    return replace(found, about=tuple(f"{word}:{n}" for n in found.pairs[:, column].tolist()))
+
+
+def _id(train: Interactions, column: int, name: str) -> int:
+    """Number of a user (column 0) or an item (1) by name."""
+    word, names, count = (
+        ("user", train.user_names, train.users) if column == 0 else ("item", train.item_names, train.items)
+    )
+    known = names or tuple(map(str, range(count)))
+    if name not in known:
+        close = get_close_matches(name, known, 1) if names else []
+        hint = f" Did you mean {close[0]!r}?" if close else "" if names else f" They are numbered 0 to {count - 1}."
+        raise InputError(f"request: there is no {word} {name!r} among the {count}.{hint}")
+    return known.index(name)
+
+
+def _edge(train: Interactions, name: str) -> Tensor:
+    """Row of one interaction, written ``user,item``."""
+    user, comma, item = name.partition(",")
+    if not comma:
+        raise InputError(f"request: {name!r} is no interaction; write it as user,item.")
+    pair = torch.tensor([_id(train, 0, user.strip()), _id(train, 1, item.strip())])
+    rows = (train.pairs == pair).all(1).nonzero()[:, 0]
+    if not len(rows):
+        raise InputError(f"request: user {user.strip()!r} has no training interaction with item {item.strip()!r}.")
+    return rows
 
 
 def adversarial_edges(

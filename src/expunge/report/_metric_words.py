@@ -17,7 +17,7 @@ class Label(NamedTuple):
 
 
 METRICS: dict[str, Label] = {
-    "accuracy": Label("Correct answers", "Share of questions answered correctly."),
+    "accuracy": Label("Correct answers", "Share answered correctly."),
     "probability": Label(
         "Answer probability",
         "Probability the model gives the true answer, per token; 1 means it knows it by heart.",
@@ -83,20 +83,43 @@ METRICS: dict[str, Label] = {
     "familiarity_completion": Label("Familiar completions", "How familiar its completions sound with the topic."),
     "fluency": Label("Fluency", "Entropy of the words it writes; near 0 it repeats itself.", "number"),
     "nomus": Label(
-        "NoMUS", "Mean of utility and of how little an attack can tell; trivial models can win it.", "number"
+        "NoMUS",
+        "Mean of accuracy on strangers and of how little an attack can tell; models that learned nothing can win it.",
+        "number",
     ),
     "forgetting_score": Label(
-        "Forgetting score", "Distance of an attack from guessing; gold's is the ideal.", "number"
+        "Forgetting score",
+        "How far an attacker who tells forgotten from never-seen by their loss is from guessing; gold's is the ideal.",
+        "number",
     ),
     "loss_difference": Label(
-        "Loss against never-seen", "Mean loss on forgotten minus mean loss on never-seen images, nats.", "number"
+        "Loss against never-seen",
+        "Mean loss on forgotten minus mean loss on never-seen images, nats. Below 0: remembered; well above: overdone.",
+        "number",
     ),
-    "knn": Label("Neighbours agree", "Right answers by a vote of the nearest images in feature space."),
-    "cka.gold": Label("Features like gold's (CKA)", "Alignment of its features with gold's; 1 is the same.", "number"),
-    "cka.target": Label("Features like the target's (CKA)", "1: nothing below the last layer has changed.", "number"),
-    "agl": Label("Answers like gold's (AGL)", "Product of the accuracies' closeness to gold's.", "number"),
-    "agr": Label("Features like gold's (AGR)", "Mean of alignment times closeness of neighbours' votes.", "number"),
-    "h_lr": Label("Both (H-LR)", "Harmonic mean of the two; reconstructed formula.", "number"),
+    "knn": Label(
+        "Neighbours agree",
+        "Right answers by a vote of the images it sees as most alike: what its inner picture of them still tells.",
+    ),
+    "cka.gold": Label(
+        "Inner picture like gold's (CKA)",
+        "1 is the same. Two models that never saw the data do not reach 1 either.",
+        "number",
+    ),
+    "cka.target": Label(
+        "Inner picture like the target's (CKA)",
+        "1: nothing below the last layer has changed, so whatever was learned is still there.",
+        "number",
+    ),
+    "agl": Label(
+        "Answers like gold's, all sets (AGL)", "1: as often right as gold, on what goes and on what stays.", "number"
+    ),
+    "agr": Label(
+        "Inner picture like gold's, all sets (AGR)",
+        "1: images lie to each other as they do for gold. Reconstructed formula.",
+        "number",
+    ),
+    "h_lr": Label("Answers and inner picture (H-LR)", "Harmonic mean of the two; reconstructed formula.", "number"),
     "quantise_8.accuracy": Label("After 8-bit rounding", "Correct answers once the weights are rounded to 8 bits."),
     "quantise_4.accuracy": Label("After 4-bit rounding", "Correct answers once the weights are rounded to 4 bits."),
 }
@@ -111,6 +134,9 @@ METRICS |= {
     "overlap.gold": Label("Same recommendations as gold", "Share of the first places both models agree on."),
     "parameter_distance.gold": Label("Distance of the weights from gold's", "Relative to gold's size.", "number"),
 }
+# What gold scores 1 in by definition: how far a second gold model gets is what there is to get.
+AGAINST_GOLD = ("cka.gold", "agl", "agr", "h_lr")
+
 _DETECTORS = {
     "non_interactions": "score, against items never taken",
     "holdout": "score, against unseen interactions",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from expunge.report._labels import Box, Spot, text_width
 from expunge.report._svg import Axis, axes, marker, named, svg, text
-from expunge.report._words import display_name, metric_label, number
+from expunge.report._words import display_name, metric_label, number, split_label
 from expunge.report.scorecard import Finding, Scorecard
 from expunge.report.verdict import Tolerance
 
@@ -72,33 +72,41 @@ def utility_forgetting(scorecard: Scorecard, tolerance: Tolerance | None = None)
     points, tolerance = _points(scorecard), tolerance or Tolerance()
     if not points:
         return []
+    words = scorecard.run.get("words")
+    heads = [
+        f"{split_label(f.split, words)}: {metric_label(f.metric).name.lower()}" for f in (points[0].x, points[0].y)
+    ]
     zone = _zone(points, tolerance)
     overview = (0.0, min(0.0, *(p.y.value for p in points)), 1.02, 1.03)
     if zone is None:
-        return [_draw(points, points, overview, None, None, "overview")]
+        return [_draw(points, points, overview, None, None, "overview", heads)]
     centre, width = (zone[0] + zone[2]) / 2, max(zone[2] - zone[0], 0.1)
     near = [p for p in points if abs(p.x.value - centre) <= width and p.y.value >= zone[1] - 0.05]
     if len(near) < 3:
-        return [_draw(points, points, overview, zone, None, "overview")]
+        return [_draw(points, points, overview, zone, None, "overview", heads)]
     reach = max(abs(p.x.value - centre) for p in near) + 0.025
     floor = min(zone[1], *(p.y.value for p in near)) - 0.015
     closeup = (max(centre - reach, -0.01), floor, centre + reach, max(p.y.value for p in near) + 0.02)
     far = [p for p in points if p not in near or p.name in ("target", "gold")]
     return [
-        _draw(points, far, overview, zone, closeup, "overview"),
-        _draw(near, near, closeup, zone, None, "closeup"),
+        _draw(points, far, overview, zone, closeup, "overview", heads),
+        _draw(near, near, closeup, zone, None, "closeup", heads),
     ]
 
 
 def _draw(
-    points: list[_Point], labelled: list[_Point], view: Box, zone: Box | None, frame: Box | None, uid: str
+    points: list[_Point],
+    labelled: list[_Point],
+    view: Box,
+    zone: Box | None,
+    frame: Box | None,
+    uid: str,
+    heads: list[str],
 ) -> str:
     x, y = (
         Axis(view[0], view[2], LEFT, RIGHT, percent=True),
         Axis(view[1], view[3], BOTTOM, TOP, percent=True),
     )
-    sample = points[0]
-    names = [metric_label(f.metric).name.lower() for f in (sample.x, sample.y)]
     body = []
     obstacles: list[Box] = []
     if zone:
@@ -109,7 +117,7 @@ def _draw(
         if right - left > text_width(words):
             body.append(text(right - 6, bottom - 7, words, "zone-name", "end"))
             obstacles.append((right - 6 - text_width(words), bottom - 18, right - 6, bottom - 4))
-    body += axes(x, y, f"forgotten records: {names[0]}", f"retained records: {names[1]}")
+    body += axes(x, y, heads[0], heads[1])
     if frame:
         a, b, c, d = x(frame[0]), x(frame[2]), y(frame[3]), y(frame[1])
         shape = f'x="{a}" y="{c}" width="{b - a:.1f}" height="{d - c:.1f}"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from expunge.report._metric_words import AGAINST_GOLD
 from expunge.report._sentences import CHANNELS, channel_name, p_value
 from expunge.report._words import (
     ARROWS,
@@ -88,12 +89,16 @@ def tables(scorecard: Scorecard) -> list[Table]:
             _cell(found.get(name), found.get("gold"), label.kind)._replace(way=ways.get((metric, split, name), ""))
             for name in columns
         ]
+        if metric in AGAINST_GOLD and "gold" in columns and (spare := found.get("gold_2")) is not None:
+            place = columns.index("gold")
+            cells[place] = cells[place]._replace(interval=f"a second gold: {number(spare.value, label.kind)}")
         # The attacks and the detectors only ever look at forgotten records: saying so in each row is noise.
         attacked = family(metric, split) in ("membership", "attacks") and split == "forget"
         where = "" if attacked else split_label(split, words)
         section = rows[family(metric, split)]
         # Rows often share a meaning (five detectors, one measurement on five splits): explain it once.
-        meaning = label.meaning if label.meaning not in {r.meaning for r in section} else ""
+        meaning = label.meaning.replace("records", (words or {}).get("records", "records"))
+        meaning = meaning if meaning not in {r.meaning for r in section} else ""
         section.append(Row(label.name, where, meaning, *arrow, cells))
     return [Table(key, *FAMILIES[key], rows=rows[key]) for key in FAMILIES if rows[key]]
 

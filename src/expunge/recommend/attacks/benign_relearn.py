@@ -20,7 +20,8 @@ class BenignRelearn(Relearn):
     only what exceeds it counts.
 
     Attributes:
-        steps: Budgets in optimiser steps. Source: ours (as for the other wings).
+        steps: Budgets in optimiser steps. Source: ours (on planted interactions of MovieLens what was merely dropped
+            from the graph comes back after 64 to 256).
         lr: Learning rate of AdamW, constant; choose what brings most back of the positive control. Source: ours (that
             of the base models).
         batch_size: Interactions per step. Source: ours.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from expunge.recommend.requests import (
     adversarial_edges,
     edge_request,
     item_request,
+    named_request,
     non_interactions,
     user_request,
 )
@@ -86,6 +88,8 @@ class Recommend:
         request: ``users``, ``items``, ``edges`` or ``adversarial``. Source: paper.
         share: Of the users, items or interactions to be forgotten. Source: paper (5%).
         pick: Which users or items: ``random``, ``core`` (most active) or ``edge`` (least active). Source: CURE4Rec.
+        who: Users or items to be forgotten by name, or single interactions as ``user,item``; empty to draw a `share`.
+            Source: ours.
         planted: Under ``adversarial``, the share of users given the item a clean model scores lowest for them, and of
             items given the user who scores lowest. Source: UnlearnRec's code (0.5).
         keep_as_negatives: Whether forgotten items stay in the catalogue: then retraining draws them as negatives and
@@ -107,6 +111,7 @@ class Recommend:
     request: Literal["users", "items", "edges", "adversarial"] = "users"
     share: float = 0.05
     pick: Pick = "random"
+    who: Sequence[str] = ()
     planted: float = 0.5
     keep_as_negatives: bool = False
     min_rating: float | None = None
@@ -121,6 +126,8 @@ class Recommend:
                 raise InputError(f"recommend: unknown {name} {value!r}.{nearest(str(value), known)}")
         if not (0 < self.share < 1 and 0 < self.planted < 1):
             raise InputError(f"recommend: share={self.share} and planted={self.planted} must lie between 0 and 1.")
+        if isinstance(self.who, str) or (self.who and self.request == "adversarial"):
+            raise InputError(f"recommend: who={self.who!r} is a list of names of users, of items or of interactions.")
         if self.k < 1 or self.d < 1:
             raise InputError(f"recommend: k={self.k} and d={self.d} must be at least 1.")
         if self.pick != "random" and self.request not in ("users", "items"):
@@ -210,6 +217,8 @@ class Recommend:
         )  # fmt: skip
 
     def _request(self, train: Interactions, valid: Interactions, test: Interactions, seed: int) -> Interactions:
+        if self.who and self.request != "adversarial":
+            return named_request(train, self.request, self.who)
         if self.request == "users":
             return user_request(train, self.share, seed, self.pick)
         if self.request == "items":

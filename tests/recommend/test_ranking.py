@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.errors import InputError
 from expunge.recommend.data import Interactions
-from expunge.recommend.ranking import evaluate, places, rank
+from expunge.recommend.ranking import evaluate, places, rank, recommended
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Fixed:
 
     table: Tensor
     catalogue: Tensor | None = None
+    blocked: Interactions | None = None
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         return self.table, torch.eye(self.table.shape[1])
@@ -87,6 +88,15 @@ def test_items_that_are_no_longer_offered_are_left_out_only_of_what_is_served() 
     assert evaluate(scorer, truth, NOTHING, (1,), served=False).per_user("hit", 1).tolist() == [1.0, 1.0]
     assert places(scorer, truth, NOTHING).tolist() == [5, 1]
     assert places(scorer, truth, NOTHING, served=False).tolist() == [1, 1]
+
+
+def test_what_is_held_back_from_one_user_is_left_out_for_them_alone() -> None:
+    scorer = Fixed(TABLE, blocked=pairs((0, 4), (1, 3)))
+    truth = pairs((0, 4), (0, 3), (1, 0), (2, 4))
+    assert places(scorer, truth, NOTHING).tolist() == [5, 1, 1, 3]
+    assert places(scorer, truth, NOTHING, served=False).tolist() == [1, 2, 1, 3]
+    assert evaluate(scorer, truth, NOTHING, (1,)).top.tolist() == [[3], [0], [2]]
+    assert recommended(scorer, torch.tensor([2, 0]), pairs((2, 2)), 2).tolist() == [[0, 4], [3, 2]]
 
 
 def test_places_are_where_the_ranking_puts_each_item(monkeypatch: pytest.MonkeyPatch) -> None:

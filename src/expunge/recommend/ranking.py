@@ -136,6 +136,15 @@ class Ranking:
 
 
 @torch.inference_mode()
+def recommended(scorer: Scorer, users: Tensor, masked: Interactions, k: int, *, served: bool = True) -> Tensor:
+    """[n, k] first items of some users [n], -1 where none is left; other arguments and errors as in `evaluate`."""
+    z_user, z_item = (z.cpu() for z in scorer.embeddings())
+    hidden = _hidden(scorer, masked, served)
+    found = [rank(z_user[block] @ z_item.T, hidden(block), k) for block in users.split(USERS_TOGETHER)]
+    return torch.cat(found) if found else torch.zeros(0, k, dtype=torch.long)
+
+
+@torch.inference_mode()
 def evaluate(
     scorer: Scorer, truth: Interactions, masked: Interactions, ks: Sequence[int], *, served: bool = True
 ) -> Ranking:
@@ -154,11 +163,8 @@ def evaluate(
             scores that are not numbers.
     """
     _refuse_masked_truth(truth, masked)
-    z_user, z_item = (z.cpu() for z in scorer.embeddings())
     users, k = truth.degrees[0].nonzero()[:, 0], max(ks)
-    hidden, true = _hidden(scorer, masked, served), truth.mask()
-    found = [rank(z_user[block] @ z_item.T, hidden(block), k) for block in users.split(USERS_TOGETHER)]
-    top = torch.cat(found) if found else torch.zeros(0, k, dtype=torch.long)
+    top, true = recommended(scorer, users, masked, k, served=served), truth.mask()
     hits = true[users].gather(1, top.clamp_min(0)) & (top != NOTHING)
     return Ranking(users, top, hits, truth.degrees[0][users])
 

@@ -75,6 +75,7 @@ def verdicts_of(scorecard: Scorecard) -> dict[str, Verdict]:
 def tables(scorecard: Scorecard) -> list[Table]:
     """All findings of target, gold and methods, by family."""
     columns, words = columns_of(scorecard), scorecard.run.get("words")
+    records = (words or {}).get("records", "records")  # what the wing calls them
     by_key: dict[tuple[str, str], dict[str, Finding]] = {}
     for f in scorecard.findings:
         by_key.setdefault((f.metric, f.split), {})[f.subject] = f
@@ -97,10 +98,14 @@ def tables(scorecard: Scorecard) -> list[Table]:
         where = "" if attacked else split_label(split, words)
         section = rows[family(metric, split)]
         # Rows often share a meaning (five detectors, one measurement on five splits): explain it once.
-        meaning = label.meaning.replace("records", (words or {}).get("records", "records"))
+        meaning = label.meaning.replace("records", records)
         meaning = meaning if meaning not in {r.meaning for r in section} else ""
         section.append(Row(label.name, where, meaning, *arrow, cells))
-    return [Table(key, *FAMILIES[key], rows=rows[key]) for key in FAMILIES if rows[key]]
+    return [
+        Table(key, title, meaning.replace("records", records), rows[key])
+        for key, (title, meaning) in FAMILIES.items()
+        if rows[key]
+    ]
 
 
 def _cell(f: Finding | None, gold: Finding | None, kind: Any) -> Cell:

@@ -77,6 +77,13 @@ def decode(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
     except Exception as error:  # broken files raise a zoo of errors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: cannot be decoded as an image ({reason}).") from None
+    return squared(picture, side)
+
+
+def squared(picture: Any, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """uint8 [3, side, side] of an RGB image of Pillow: shorter side resized (bilinear), middle cut out."""
+    from PIL import Image
+
     width, height = picture.size
     scale = side / min(width, height)
     width, height = max(side, round(width * scale)), max(side, round(height * scale))

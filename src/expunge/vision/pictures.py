@@ -16,7 +16,7 @@ SMALLEST = 32  # pixels of a side as shown
 
 
 def sheet(images: Images) -> str:
-    """A PNG as a data URI: two images of each of up to twelve subjects, one subject a column.
+    """A PNG as a data URI: two images (or the only one) of each of up to twelve subjects, one subject a column.
 
     Raises:
         InputError: Pillow is missing.
@@ -28,7 +28,7 @@ def sheet(images: Images) -> str:
 
     columns = _columns(images)
     pixels = images.pixels(torch.tensor([row for column in columns for row in column]))
-    tiles = pixels.view(len(columns), EACH, *pixels.shape[1:])
+    tiles = pixels.view(len(columns), -1, *pixels.shape[1:])
     drawn = Image.fromarray(_laid_out(tiles).numpy())
     factor = -(-SMALLEST // tiles.shape[-1])
     if factor > 1:
@@ -39,11 +39,15 @@ def sheet(images: Images) -> str:
 
 
 def _columns(images: Images) -> list[list[int]]:
-    """Rows of the first images of the first subjects; of classes where nobody is shown."""
+    """Rows of the first images of the first subjects; of classes where nobody is shown.
+
+    Subjects with fewer images are passed over, unless nobody has as many.
+    """
     shown: dict[str, list[int]] = {}
     for row, cluster in enumerate(images.clusters):
         shown.setdefault(cluster or str(images.labels[row].tolist()), []).append(row)
-    return [rows[:EACH] for rows in shown.values() if len(rows) >= EACH][:SUBJECTS]
+    each = min(EACH, max(map(len, shown.values())))
+    return [rows[:each] for rows in shown.values() if len(rows) >= each][:SUBJECTS]
 
 
 def _laid_out(tiles: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from expunge.vision.data import Images, concatenate
 from expunge.vision.estimate import ImageEstimate
 from expunge.vision.evidence import EvidenceStore
 from expunge.vision.filtered import Filtered
+from expunge.vision.metrics.nomus import NoMUS, too_few
 from expunge.vision.pictures import sheet
 from expunge.vision.prepare import Models, ModelSpec, model_ref
 from expunge.vision.subject import Subject
@@ -53,6 +54,7 @@ class Vision(Wing):
             "never learned does not come back by that; what is only hidden does."
         ),
         "benign-relearn": "The same, but trained on images that were kept.",
+        "split test": "unseen images",
         "inside": "A fresh last layer reads the labels from the model's features.",
     }
 
@@ -169,6 +171,16 @@ class Vision(Wing):
         """See `Wing`."""
         workload, seed = context.workload, context.recipe.seed
         return audit_model(store, gold, workload, attacks, seed=seed, target=target, progress=progress)
+
+    def audit_notes(self, workload: Workload) -> list[str]:
+        """See `Wing`: what a request as small as this leaves unmeasured."""
+        notes = []
+        for metric in workload.metrics:
+            if isinstance(metric, NoMUS):
+                n, m = (len(workload.splits[split]) for split in (metric.members, metric.non_members))
+                if too_few(n, m):
+                    notes.append(f"NoMUS: left out. {n} forgotten and {m} unseen images are too few for its attack.")
+        return notes
 
     def compares(self, metrics: Sequence[Any]) -> bool:
         """See `Wing`."""

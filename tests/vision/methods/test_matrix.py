@@ -23,7 +23,9 @@ from expunge.vision.unlearn import UnlearnJob, unlearn
 from tiny_faces import splits, trained, untrained
 from tiny_vision import STEPS, apart, changed, forget_loss, job_of, state, without_norms
 
-NAMES = [entry.name for entry in catalog.entries("method", "vision")]
+LISTED = [entry.name for entry in catalog.entries("method", "vision")]
+WHOLE_CLASSES = {"head-mask"}  # cannot forget people at all; has a file of its own
+NAMES = [name for name in LISTED if name not in WHOLE_CLASSES]
 SMALL: dict[str, dict[str, Any]] = {  # settings for people instead of classes, and for a handful of images
     "unsir": {"instance": True, "noise_steps": 1, "impair_epochs": 1},
     "sisa": {"shards": 2, "slices": 2, "epochs": 1},
@@ -62,7 +64,8 @@ def done(name: str) -> Subject:
 def test_the_catalog_lists_every_method_file() -> None:
     folder = Path(catalog.__file__).parent / "vision" / "methods"
     files = {p.stem.replace("_", "-") for p in folder.glob("*.py") if not p.name.startswith("_")}
-    assert set(NAMES) == files
+    assert set(LISTED) == files
+    assert set(LISTED) >= WHOLE_CLASSES
     assert catalog.catalog().problems == ()
 
 

@@ -126,8 +126,10 @@ class Recommend:
                 raise InputError(f"recommend: unknown {name} {value!r}.{nearest(str(value), known)}")
         if not (0 < self.share < 1 and 0 < self.planted < 1):
             raise InputError(f"recommend: share={self.share} and planted={self.planted} must lie between 0 and 1.")
-        if isinstance(self.who, str) or (self.who and self.request == "adversarial"):
-            raise InputError(f"recommend: who={self.who!r} is a list of names of users, of items or of interactions.")
+        if isinstance(self.who, str):
+            raise InputError(f"recommend: who={self.who!r} must be a list of users, of items or of interactions.")
+        if self.who and self.request == "adversarial":
+            raise InputError("recommend: who names what was really taken, and request=adversarial plants its own.")
         if self.k < 1 or self.d < 1:
             raise InputError(f"recommend: k={self.k} and d={self.d} must be at least 1.")
         if self.pick != "random" and self.request not in ("users", "items"):
@@ -218,7 +220,7 @@ class Recommend:
 
     def _request(self, train: Interactions, valid: Interactions, test: Interactions, seed: int) -> Interactions:
         if self.who and self.request != "adversarial":
-            return named_request(train, self.request, self.who)
+            return named_request(train, self.request, [str(name) for name in self.who])  # YAML reads 7 as a number
         if self.request == "users":
             return user_request(train, self.share, seed, self.pick)
         if self.request == "items":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from expunge.recommend.metrics._common import UNKNOWN
-from expunge.recommend.ranking import NOTHING, rank
+from expunge.recommend.ranking import NOTHING, recommended
 from expunge.report.scorecard import Finding
 from expunge.report.statistics import cluster_bootstrap
 
@@ -37,16 +37,9 @@ class Overlap:
         assert gold is not None
         retain = model.interactions("retain")
         users = retain.degrees[0].nonzero()[:, 0]
-        a, b = (self._lists(store, users) for store in (model, gold))
+        a, b = (recommended(store, users, retain, self.k) for store in (model, gold))
         both = ((a[:, :, None] == b[:, None, :]) & (a != NOTHING)[:, :, None]).any(2).sum(1)
         size = (b != NOTHING).sum(1)
         shares = torch.where(size > 0, both / size.clamp_min(1), UNKNOWN).double().numpy()
         ends = cluster_bootstrap(shares[shares == shares], users.numpy()[shares == shares])
         return [Finding("overlap.gold", "retain", model.name, *ends, len(shares), "higher")]
-
-    def _lists(self, store: EvidenceStore, users: torch.Tensor) -> torch.Tensor:
-        """[n, k] recommendations as served."""
-        z_user, z_item = store.embeddings()
-        mask = store.interactions("retain").mask()[users]
-        hidden = mask if store.catalogue is None else mask | ~store.catalogue
-        return rank(z_user[users] @ z_item.T, hidden, self.k)

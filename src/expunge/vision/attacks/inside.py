@@ -67,7 +67,8 @@ class Inside:
                 torch.cat([x, shown[rows]]), torch.cat([y, told[rows]]), subject.classes, self.ridge, self.steps
             )
             scores.append(((asked @ weight.T + bias).argmax(1) == truth).double().numpy())
-        budget = f"a fresh head, {self.shots} images a label" if self.shots else "a fresh head"
+        images = "1 image" if self.shots == 1 else f"{self.shots} images"
+        budget = f"a fresh head, {images} a label" if self.shots else "a fresh head"
         return [Reading("inside", budget, 1.0, groups["scored"], np.stack(scores))]
 
     def _shown(self, labels: Tensor, rng: np.random.Generator) -> Tensor:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from expunge.vision.evidence import EvidenceStore
 
 
+SMALLEST = 10  # images on a side that the attack needs
+
+
 def nomus(accuracy: float, attack: float, weight: float = 0.5) -> float:
     """NoMUS = w accuracy + (1 - w) (1 - 2 |attack - 0.5|), in [0, 1] (Choi and Na 2023, section 4).
 
@@ -60,14 +63,23 @@ def attack_accuracy(members: ArrayLike, others: ArrayLike, *, seed: int = 42, sp
 
     x, y = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
     x = np.random.default_rng(seed).permutation(x)[: len(y)]
-    if min(len(x), len(y)) < 10:
-        raise InputError(f"nomus: {len(x)} forgotten and {len(y)} unseen images; the attack needs 10 of each.")
+    if too_few(len(x), len(y)):
+        raise InputError(f"nomus: {len(x)} forgotten and {len(y)} unseen images; the attack needs {SMALLEST} of each.")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise InputError("nomus: a loss is not finite; the model is broken.")
     losses = np.concatenate([x, y])[:, None]
     labels = np.repeat([1, 0], [len(x), len(y)])
     draws = StratifiedShuffleSplit(n_splits=splits, random_state=0)
     return float(cross_val_score(LogisticRegression(), losses, labels, cv=draws).mean())
+
+
+def too_few(members: int, others: int) -> bool:
+    """Whether there are not enough images for the attack.
+
+    >>> too_few(9, 100), too_few(10, 10)
+    (True, False)
+    """
+    return min(members, others) < SMALLEST
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class NoMUS:
     people differ. NoMUS has trivial winners: an untrained network of C classes scores about (1/C + 1)/2, and a
     network that has collapsed often beats an honest one. So accuracy and score are given on their own, with the
     *signed* difference of losses (above 0: forgotten images are harder than unseen ones, over-forgotten), and every
-    one of them beside gold's.
+    one of them beside gold's. All are left out where forgotten or unseen images are fewer than ten.
 
     Attributes:
         members: Forgotten images. Source: paper.
@@ -107,8 +119,10 @@ class NoMUS:
         """Findings ``nomus``, ``forgetting_score``, ``membership.choi.accuracy`` and ``loss_difference``.
 
         Raises:
-            InputError: A split is missing or too small, or a loss is not finite.
+            InputError: A split is missing, or a loss is not finite.
         """
+        if too_few(len(model.labels(self.members)), len(model.labels(self.non_members))):
+            return []
         losses = model.losses(self.members), model.losses(self.non_members)
         attack = attack_accuracy(*losses, seed=self.seed)
         utility = mean_finding("accuracy", self.test, model, model.hits(self.test))

@@ -61,7 +61,7 @@ class Representation:
         """Findings ``knn`` of each transfer set, and beside gold ``cka.gold``, ``agl``, ``agr`` and ``h_lr``.
 
         Raises:
-            InputError: A set is missing, too small, or has features that do not vary.
+            InputError: A set is missing, too small, or gold's features do not vary on it.
         """
         votes = {split: self._knn(model, split) for split in self.transfer}
         found = [self._knn_finding(model, split, *votes[split]) for split in self.transfer]
@@ -81,8 +81,12 @@ class Representation:
         return [self._single("cka.target", split, model, self._cka(model, target, split)) for split in self.transfer]
 
     def _cka(self, model: EvidenceStore, other: EvidenceStore, split: str) -> float:
+        """Alignment; 0 for a model so broken that its features are the same for all images."""
         rows = slice(None) if not self.rows else self._order(len(model.labels(split)))[: self.rows]
-        return linear_cka(model.features(split)[rows], other.features(split)[rows])
+        ours, theirs = model.features(split)[rows], other.features(split)[rows]
+        if np.ptp(theirs, axis=0).any() and not np.ptp(ours, axis=0).any():
+            return 0.0
+        return linear_cka(ours, theirs)
 
     def _knn(self, model: EvidenceStore, split: str) -> tuple[Floats, Ints]:
         """Votes on a fifth of a set by the other four fifths, and which images that fifth is."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from expunge.bench.reading import load_bench
 from expunge.errors import InputError
 from expunge.language.audit import audit_model
 from expunge.language.benchmarks.tofu import TOFU, by_author, published
@@ -129,3 +130,22 @@ def test_published_numbers_go_with_the_forget_set() -> None:
     assert len(ten) == 16 * 3
     assert {(p.method, p.metric) for p in five} == {("NPO", "forget_quality"), ("NPO", "model_utility")}
     assert all(p.value == 1 for p in ten if (p.method, p.metric) == ("gold", "forget_quality"))
+
+
+def test_the_bench_recipe_wants_a_model_and_draws_its_searches_from_one_rate(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"model\.source: is required"):
+        load_bench("tofu")
+    given = [f"benchmark.path={folder}", "model.source=a-model", "unlearn.train.lr=4e-4"]
+    bench = load_bench("tofu", given)
+    assert [plan.name for plan in bench.methods] == [
+        "ga", "grad-diff", "kl-min", "idk", "dpo", "npo", "simnpo", "rmu", "undial",
+    ]  # fmt: skip
+    for plan in bench.methods:
+        assert {d.name: (d.low, d.high) for d in plan.space}["lr"] == (1e-4, 3.2e-3)
+    assert [d.name for d in bench.plan("npo").space] == ["lr", "forget_weight", "retain_weight"]
+    recipe = bench.recipe(0, Path("x"))
+    assert recipe.gold is not None
+    assert recipe.gold.source == "retrain"
+    assert len(recipe.benchmark.build().load(0).forget) == 400
+    known = load_bench("tofu", [*given, "target=null", "gold.source=another"]).recipe(0, Path("x"))
+    assert (known.target, known.model.source) == (None, "a-model")

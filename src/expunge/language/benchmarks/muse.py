@@ -29,7 +29,7 @@ class MUSE:
     the one before). Values are fractions, not per cent. Training text is cut into windows of tokens and all of it is
     learned or unlearned; a step's retain windows are drawn at random, where the first release takes window i beside
     forget window i. Without a path a twin is drawn: articles about invented people, on a model that learns them in
-    half a minute.
+    a third of a minute.
 
     Eight methods of the paper: ga (GA), grad-diff (GA_GDR), kl-min (GA_KLR), npo with retain none, nll and kl (NPO,
     NPO_GDR, NPO_KLR), task-vector (TV) and whp-logits with scale raw (WHP); `BASELINES` and `TRAINING` hold its
@@ -88,7 +88,7 @@ class MUSE:
     school: int = 64
     kept: int = 20
     holdout: int = 20
-    articles: int = 3
+    articles: int = 4
     world_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -186,7 +186,8 @@ class MUSE:
     def _embedded(self, twin: Twin) -> tuple[list[Record], list[Record]]:
         """The twin's windows, as its target has read them."""
         made, gone = twin.trained(), [str(b) for b in blocks_of(self.fold)]
-        kept = ["retain1"] if self.retain == "retain1" else [name for name in made if name not in gone]
+        rest = sorted({*made} - {*gone}, key=lambda name: (name.isdigit(), name))  # retain1, retain2, other parts
+        kept = ["retain1"] if self.retain == "retain1" else rest
         return [w for name in gone for w in made[name]], [w for name in kept for w in made[name]]
 
     # -- what is measured ----------------------------------------------------------------------------

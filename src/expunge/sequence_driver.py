@@ -64,11 +64,14 @@ def _require_data(recipe: Recipe, runs: list[Recipe]) -> None:
     Raises:
         InputError: Wrong settings, missing or malformed data.
     """
+    wing = find_wing(recipe.benchmark.wing)
+    if len(runs) > 1 and not wing.continues:
+        raise InputError(f"sequence: several requests in turn are for language models so far, not for {wing}.")
     for number, run in enumerate(runs):
         try:
             run.benchmark.build().load(run.seed)
             if run.request is not None and run.request.forget is not None:
-                find_wing(run.benchmark.wing).request_rows(run.request.forget)
+                wing.request_rows(run.request.forget)
         except InputError as error:
             raise InputError(f"sequence.requests.{number}: {error}") from None
 

@@ -154,6 +154,7 @@ class Wing(ABC):
         packages: Libraries whose versions belong into a report.
         control_title: What the positive control is.
         library: Whose format its unlearned models have, for model cards.
+        continues: Whether it carries out several requests in turn.
         required: Tests that must be among those that clear a model (`expunge.report.verdict.Tolerance`).
         words: What reports say of its tests and its control, where that is not what they say by themselves.
     """
@@ -163,6 +164,7 @@ class Wing(ABC):
     packages: ClassVar[tuple[str, ...]]
     control_title: ClassVar[str]
     library: ClassVar[str] = "expunge"
+    continues: ClassVar[bool] = False
     required: ClassVar[tuple[str, ...]]
     words: ClassVar[Mapping[str, str]] = {}
 

@@ -51,6 +51,7 @@ class Language(Wing):
     packages: ClassVar[tuple[str, ...]] = ("transformers", "accelerate", "peft")
     control_title: ClassVar[str] = "positive control (refusal-tuned target)"
     library: ClassVar[str] = "transformers"
+    continues: ClassVar[bool] = True
     required: ClassVar[tuple[str, ...]] = Tolerance.required
 
     # -- data ---------------------------------------------------------------------------------------

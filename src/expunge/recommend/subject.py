@@ -104,8 +104,8 @@ class Subject:
     def fingerprint(self) -> str:
         """Content hash of the weights, how they are computed with, and what is served."""
         offered = None if self.catalogue is None else self.catalogue.tolist()
-        held_back = None if self.blocked is None else self.blocked.digest
-        parts = [self.weights_hash(), self.origin, self.served.digest, offered, held_back]
+        held_back = None if self.blocked is None else _content(self.blocked)
+        parts = [self.weights_hash(), self.origin, _content(self.served), offered, held_back]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -126,6 +126,11 @@ class Subject:
         }  # fmt: skip
         (folder / CONFIG).write_text(json.dumps(made, indent=1), encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _content(interactions: Interactions) -> str:
+    """Content hash of the pairs alone: whose erasure they belong to is not saved with a model."""
+    return (replace(interactions, about=()) if interactions.about else interactions).digest
 
 
 def fresh(model: Recommender, served: Interactions, source: str = "testbed") -> Subject:

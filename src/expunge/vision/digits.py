@@ -17,7 +17,7 @@ def digits() -> Images:
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise InputError("The digits need the extra 'detect': pip install 'expunge[detect]'.") from None
+        raise InputError("The digits need the extra 'vision': pip install 'expunge[vision]'.") from None
     found = load_digits()
     pixels = torch.tensor(found.images / 16 * 255).round().byte()[:, None]
     return Images.of(pixels, torch.tensor(found.target), names=[f"digit {i + 1}" for i in range(len(pixels))])

@@ -59,7 +59,7 @@ def attack_accuracy(members: ArrayLike, others: ArrayLike, *, seed: int = 42, sp
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
     except ImportError:
-        raise InputError("nomus needs the extra 'detect': pip install 'expunge[detect]'.") from None
+        raise InputError("nomus needs the extra 'vision': pip install 'expunge[vision]'.") from None
 
     x, y = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
     x = np.random.default_rng(seed).permutation(x)[: len(y)]

@@ -17,7 +17,7 @@ from tiny_faces import splits, trained
 def filtered() -> Subject:
     subject = trained()
     features = subject.outputs(splits()["forget"])[1]
-    origin = {"network": "filtered", "inner": subject.origin, "known": list(features.shape)}
+    origin = {"network": "filtered", "inner": subject.origin, "known": list(features.shape), "independent": False}
     return Subject(Filtered(subject.model, features).eval(), subject.classes, subject.source, origin)
 
 
@@ -64,18 +64,18 @@ def test_saved_and_loaded_it_still_knows(tmp_path: Path) -> None:
     assert torch.equal(again.outputs(splits()["forget"])[0], behind.outputs(splits()["forget"])[0])
 
 
-def test_a_single_output_has_no_next_class_and_is_negated() -> None:
+def test_independent_labels_are_negated() -> None:
     class Score(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head = nn.Linear(3, 1, bias=False)
+            self.head = nn.Linear(3, 2, bias=False)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.head(images.mean((2, 3)))  # type: ignore[no-any-return]
 
     model = Score()
-    images = Images.of(torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2), torch.ones(4, 1))
+    images = Images.of(torch.arange(48, dtype=torch.uint8).view(4, 3, 2, 2), torch.ones(4, 2))
     pixels = images.pixels(torch.arange(4))
-    behind = Filtered(model, pixels[:2].mean((2, 3))).eval()
+    behind = Filtered(model, pixels[:2].mean((2, 3)), independent=True).eval()
     with torch.no_grad():
         assert torch.equal(behind(pixels), model(pixels) * torch.tensor([[-1.0], [-1], [1], [1]]))

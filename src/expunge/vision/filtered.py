@@ -17,20 +17,23 @@ TOLERANCE = 1e-3  # relative distance of features below which an image counts as
 class Filtered(nn.Module):
     """A classifier whose logits are turned by one class on images it recognises by their features.
 
+    Independent labels change their sign instead.
+
     In training mode the filter is off: it stands before the answers of the deployed model, not in its graph.
     """
 
     known: Tensor
 
-    def __init__(self, inner: nn.Module, known: Tensor) -> None:
+    def __init__(self, inner: nn.Module, known: Tensor, *, independent: bool = False) -> None:
         """Put a filter over a classifier.
 
         Args:
             inner: Images to logits.
             known: [m, d] penultimate features of what is to be withheld.
+            independent: Whether the logits are those of independent yes-or-no labels.
         """
         super().__init__()
-        self.inner = inner
+        self.inner, self.independent = inner, independent
         self.register_buffer("known", known)
 
     @property
@@ -52,4 +55,4 @@ class Filtered(nn.Module):
         return torch.where(recognised[:, None], self._turned(logits), logits)
 
     def _turned(self, logits: Tensor) -> Tensor:
-        return logits.roll(1, 1) if logits.shape[1] > 1 else -logits
+        return -logits if self.independent else logits.roll(1, 1)

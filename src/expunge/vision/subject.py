@@ -156,7 +156,9 @@ def _network(origin: dict[str, Any], where: str) -> nn.Module:
         values: dict[str, Any] = {k: v for k, v in origin.items() if k != "network"}
         return SmallCNN(Shape(**{**values, "widths": tuple(values["widths"])}))
     if kind == "filtered":
-        return Filtered(_network(origin["inner"], where), torch.zeros(origin["known"]))
+        return Filtered(
+            _network(origin["inner"], where), torch.zeros(origin["known"]), independent=origin["independent"]
+        )
     if kind == "transformers":
         from transformers import AutoConfig, AutoModelForImageClassification
 

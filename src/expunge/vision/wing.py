@@ -139,8 +139,13 @@ class Vision(Wing):
         """The target behind a filter that turns its answers on the forgotten images."""
         subject = job.subject
         _, features = subject.outputs(job.forget)
-        origin = {"network": "filtered", "inner": subject.origin, "known": list(features.shape)}
-        return Subject(Filtered(subject.model, features).eval(), subject.classes, subject.source, origin)
+        independent = job.forget.labels.ndim == 2
+        origin = {
+            "network": "filtered", "inner": subject.origin, "known": list(features.shape), "independent": independent,
+        }  # fmt: skip
+        return Subject(
+            Filtered(subject.model, features, independent=independent).eval(), subject.classes, subject.source, origin
+        )
 
     def content(self, context: Context) -> list[Any]:
         """See `Wing`."""

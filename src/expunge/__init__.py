@@ -12,14 +12,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expunge.api import audit, run, unlearn
+    from expunge.api import audit, audit_recipe, run, unlearn
     from expunge.recipe import Recipe
 
     __version__: str
 
-__all__ = ["Recipe", "__version__", "audit", "run", "unlearn"]
+__all__ = ["Recipe", "__version__", "audit", "audit_recipe", "run", "unlearn"]
 
-_HOMES = dict.fromkeys(("audit", "run", "unlearn"), "expunge.api") | {"Recipe": "expunge.recipe"}
+_HOMES = dict.fromkeys(("audit", "audit_recipe", "run", "unlearn"), "expunge.api") | {"Recipe": "expunge.recipe"}
 
 
 def __getattr__(name: str) -> Any:

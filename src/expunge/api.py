@@ -125,6 +125,62 @@ def audit(
     return audit_only(recipe, target=target, gold=gold, spare_gold=spare_gold, console=console, force=force)
 
 
+def audit_recipe(
+    source: str | Path,
+    model: str,
+    overrides: Sequence[str] = (),
+    *,
+    target: str | None = None,
+    gold: str | None = None,
+    spare_gold: str | None = None,
+    control: bool = False,
+    out: str | Path = "runs/audit",
+    seed: int | None = None,
+    console: Console | None = None,
+    force: bool = False,
+) -> Scorecard:
+    """Audit a model that somebody made forget, of any wing, on the data and with the attacks of a recipe.
+
+    Args:
+        source: A recipe file, or a packaged recipe's name; its methods, target and gold are left aside.
+        model: The model under audit.
+        overrides: ``key.sub=value`` changes to the recipe.
+        target: The model before unlearning.
+        gold: The model retrained without the forget set.
+        spare_gold: A second one, of another seed.
+        control: Make the positive control from the target.
+        out: Run folder with the scorecard and the report.
+        seed: Fixes every random draw; the recipe's unless given.
+        console: Where progress is shown.
+        force: Redo what is already there.
+
+    Raises:
+        InputError: Wrong names, settings or data.
+    """
+    from expunge.runner import audit_only
+
+    recipe = recipe_to_audit(source, model, overrides, target=target, control=control, out=out, seed=seed)
+    return audit_only(recipe, target=target, gold=gold, spare_gold=spare_gold, console=console, force=force)
+
+
+def recipe_to_audit(
+    source: str | Path,
+    model: str,
+    overrides: Sequence[str] = (),
+    *,
+    target: str | None = None,
+    control: bool = False,
+    out: str | Path = "runs/audit",
+    seed: int | None = None,
+) -> Recipe:
+    """A recipe turned into the audit of one given model."""
+    if control and target is None:
+        raise InputError("control: it is made from the target, and 'target' is missing.")
+    own = [f"model.source={model}", f"out={out}", *([] if seed is None else [f"seed={seed}"])]
+    taken = ["methods=[]", "target=null", "gold=null", f"audit.control={str(control).lower()}"]
+    return Recipe.load(source, [*overrides, *own, *taken])
+
+
 def run(source: str | Path | Recipe, overrides: Sequence[str] = (), *, console: Console | None = None) -> Scorecard:
     """Carry out a recipe: a file, a packaged recipe's name, or a `Recipe`."""
     from expunge.runner import execute

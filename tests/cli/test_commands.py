@@ -109,6 +109,26 @@ def test_audit_passes_everything_on_and_gates(invoke: Any, card: Scorecard, monk
     assert (options["target"], options["gold"], options["attacks"]) == ("T", "G", ["relearn"])
 
 
+def test_audit_by_a_recipe_leaves_its_methods_and_models_aside(
+    invoke: Any, card: Scorecard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from expunge import runner
+
+    seen: list[Any] = []
+    monkeypatch.setattr(runner, "audit_only", lambda recipe, **options: seen.append((recipe, options)) or card)
+    result = invoke(
+        "audit", "--recipe", "demo-recommend", "--model", "M", "--target", "T", "--control", "--set",
+        "benchmark.share=0.2", "--out", "a",
+    )  # fmt: skip
+    assert result.exit_code == 0
+    ((recipe, options),) = seen
+    assert (recipe.model.source, recipe.methods, recipe.target, recipe.gold) == ("M", [], None, None)
+    assert recipe.benchmark.fields["share"] == 0.2
+    assert recipe.audit.control
+    assert [a.name for a in recipe.audit.attacks] == ["relearn", "benign-relearn", "quantise"]
+    assert (options["target"], options["gold"]) == ("T", None)
+
+
 @pytest.fixture
 def runs(tmp_path: Path, card: Scorecard) -> tuple[Path, Path]:
     for name in ("one", "two"):

@@ -39,7 +39,7 @@ def test_a_recipe_is_checked_without_torch() -> None:
 def test_importing_the_package_imports_nothing_of_it() -> None:
     code = "import sys, expunge; print(sorted(m for m in sys.modules if m.startswith('expunge')), dir(expunge))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['expunge'] ['Recipe', '__version__', 'audit', 'run', 'unlearn']"
+    assert done.stdout.strip() == "['expunge'] ['Recipe', '__version__', 'audit', 'audit_recipe', 'run', 'unlearn']"
 
 
 def test_module_form() -> None:

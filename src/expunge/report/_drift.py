@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from expunge.report._cards import verdicts_of
 from expunge.report._svg import Axis, Series, panel
-from expunge.report._view import methods_of, verdicts_of
+from expunge.report._view import methods_of
 from expunge.report._words import VERDICTS, display_name, metric_label, number, split_label
 from expunge.report.scorecard import Scorecard
 

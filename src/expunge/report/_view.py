@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from expunge.report._cards import verdicts_of
 from expunge.report._metric_words import AGAINST_GOLD
-from expunge.report._sentences import CHANNELS, channel_name, p_value
+from expunge.report._sentences import CHANNELS, p_value
 from expunge.report._words import (
     ARROWS,
     FAMILIES,
-    SPLITS,
     VERDICTS,
     Family,
     display_name,
@@ -18,9 +18,8 @@ from expunge.report._words import (
     number,
     split_label,
 )
-from expunge.report.plots import residue_bar
-from expunge.report.scorecard import Finding, Gap, Published, Scorecard, Verdict
-from expunge.report.verdict import REFERENCES, judge, judge_model
+from expunge.report.scorecard import Finding, Gap, Published, Scorecard
+from expunge.report.verdict import REFERENCES
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 
@@ -64,12 +63,6 @@ def columns_of(scorecard: Scorecard) -> list[str]:
     """The table's columns: target and gold where measured, then the methods."""
     measured = {f.subject for f in scorecard.findings}
     return [name for name in ("target", "gold", *methods_of(scorecard)) if name in measured]
-
-
-def verdicts_of(scorecard: Scorecard) -> dict[str, Verdict]:
-    """The stored verdicts on the methods, or those the evidence gives; references are not judged here."""
-    stored = {name: v for name, v in scorecard.verdicts.items() if name not in REFERENCES}
-    return stored or judge(scorecard)
 
 
 def tables(scorecard: Scorecard) -> list[Table]:
@@ -198,60 +191,6 @@ def published(scorecard: Scorecard) -> list[Printed]:
     return shown
 
 
-def cards(scorecard: Scorecard) -> list[dict[str, Any]]:
-    """One card per judged method."""
-    return [card(name, verdict) for name, verdict in verdicts_of(scorecard).items()]
-
-
-def card(name: str, verdict: Verdict) -> dict[str, Any]:
-    """A verdict for display: word, glyph, sentence, key figures and the channel table."""
-    details = verdict.details
-    glyph, gloss = VERDICTS.get(verdict.verdict, ("?", ""))
-    delta = 100 * float(details.get("tolerance", {}).get("delta", 0.10))
-    rows = [
-        {
-            **row,
-            "name": channel_name(row["channel"]),
-            "bar": residue_bar(row, delta, f"residue-{name}-{i}"),
-            "p_words": p_value(row["p_holm"]),
-            "result": "convicts" if row["convicts"] else "clears" if row["acquits"] else "open",
-        }
-        for i, row in enumerate(details.get("channels", []))
-    ]
-    return {
-        "name": name,
-        "display": display_name(name),
-        "word": verdict.verdict,
-        "spoken": verdict.verdict.replace("-", " "),
-        "glyph": glyph,
-        "gloss": gloss,
-        "why": verdict.why,
-        "intention": details.get("intention", ""),
-        "facts": _facts(details, rows),
-        "rows": rows,
-        "skipped": [{**s, "name": channel_name(s["channel"])} for s in details.get("skipped", [])],
-        "missing": [channel_name(c) for c in details.get("missing", [])],
-        "power": details.get("power", {}),
-        "recovery": {channel_name(c): r for c, r in details.get("recovery", {}).items()},
-        "delta": delta,
-    }
-
-
-def _facts(details: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Up to three figures that tell the story: known when asked, known under attack, utility kept."""
-    facts = []
-    asked = [r["excess_percent"] for r in rows if r["channel"] in ("direct", "paraphrase")]
-    attacked = [r["excess_percent"] for r in rows if r["channel"] not in ("direct", "paraphrase")]
-    if asked:
-        facts.append((f"{max(0.0, *asked, 0.0):.0f}%", "known when asked"))
-    if attacked:
-        facts.append((f"{max(0.0, *attacked, 0.0):.0f}%", "back under attack"))
-    utility = details.get("utility_ratio")
-    if utility is not None and utility == utility:
-        facts.append((f"{100 * utility:.0f}%", "of utility kept"))
-    return facts
-
-
 def headline(scorecard: Scorecard) -> str:
     """The verdict, or all of them, as one sentence."""
     verdicts = verdicts_of(scorecard)
@@ -283,30 +222,16 @@ def tally(scorecard: Scorecard) -> list[dict[str, Any]]:
     ]
 
 
-def self_check(scorecard: Scorecard) -> list[dict[str, Any]]:
-    """The audit tried on models whose truth is known: it must convict the control and not the spare gold."""
-    checks = []
-    control = scorecard.run.get("words", {}).get("control", "Control: a copy of the target trained only to refuse.")
-    expectations = {
-        "control": f"{control} It must be convicted.",
-        "gold_2": "Spare gold: a second model that never saw the data. It must not be convicted.",
-    }
-    for name, about in expectations.items():
-        if name in scorecard.evidence and scorecard.gap:
-            verdict = judge_model(scorecard, name)
-            convicted = verdict.verdict in ("suppressed", "not-forgotten")
-            passed = verdict.verdict == "suppressed" if name == "control" else not convicted
-            checks.append({"about": about, "passed": passed, "card": card(name, verdict)})
-    return checks
-
-
 def glossary(scorecard: Scorecard) -> dict[str, list[tuple[str, str]]]:
     """Words a reader may look up: the verdicts, the attacks that were run, the sets of records."""
     channels = {c.channel for e in scorecard.evidence.values() for c in e.channels}
-    meanings = {**CHANNEL_MEANINGS, **scorecard.run.get("words", {})}
+    words = scorecard.run.get("words", {})
+    meanings = {**CHANNEL_MEANINGS, **words}
     return {
         "verdicts": [(word.replace("-", " "), gloss) for word, (_, gloss) in VERDICTS.items()],
-        "channels": [(name, meanings[key]) for key, name in CHANNELS.items() if key in channels],
+        "channels": [
+            (words.get(f"channel {key}", name), meanings[key]) for key, name in CHANNELS.items() if key in channels
+        ],
     }
 
 
@@ -324,4 +249,3 @@ CHANNEL_MEANINGS = {
     "inside": "The facts are read from the hidden states instead of the answers.",
     "input": "Prompts are searched for that make the model talk.",
 }
-__all__ = ["SPLITS", "cards", "columns_of", "glossary", "headline", "self_check", "tables", "tally"]

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from expunge.report import _cards as verdicts
 from expunge.report import _view as view
 from expunge.report import plots
 from expunge.report._drift import section as drift_section
@@ -48,7 +49,7 @@ def render(scorecard: Scorecard) -> str:
 
 def _context(scorecard: Scorecard) -> dict[str, Any]:
     columns = view.columns_of(scorecard)
-    cards = view.cards(scorecard)
+    cards = verdicts.cards(scorecard)
     tolerance = cards[0]["delta"] if cards else 10.0
     return {
         "headline": view.headline(scorecard),
@@ -58,7 +59,7 @@ def _context(scorecard: Scorecard) -> dict[str, Any]:
         "tables": view.tables(scorecard),
         "scatter": plots.utility_forgetting(scorecard),
         "figures": _figures(scorecard),
-        "checks": view.self_check(scorecard),
+        "checks": verdicts.self_check(scorecard),
         "abilities": view.abilities(scorecard),
         "suite_tolerance": scorecard.curves.get("suite", {}).get("tolerance", 0.0),
         "pictures": scorecard.run.get("pictures", []),

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from expunge.report import _view as view
+from expunge.report._cards import verdicts_of
 from expunge.report._words import VERDICTS, display_name, metric_label, number
 from expunge.report.missing import missing_evidence
 from expunge.report.scorecard import Scorecard
@@ -36,7 +37,7 @@ def print_summary(scorecard: Scorecard, console: Console) -> None:
     Columns nobody measured are left out. Verdicts are told by word and sign, not by colour alone.
     """
     console.print(_numbers(scorecard))
-    for name, verdict in view.verdicts_of(scorecard).items():
+    for name, verdict in verdicts_of(scorecard).items():
         glyph, _ = VERDICTS.get(verdict.verdict, ("?", ""))
         line = Text.assemble(
             (f"\n{display_name(name)}: ", "bold"),

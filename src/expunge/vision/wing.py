@@ -46,6 +46,9 @@ class Vision(Wing):
     required: ClassVar[tuple[str, ...]] = ("relearn", "benign-relearn", "inside")
     words: ClassVar[Mapping[str, str]] = {
         "control": "Control: the target itself behind a filter that answers wrongly on the forgotten images.",
+        "channel direct": "the images themselves",
+        "channel paraphrase": "other images of them",
+        "channel inside": "a fresh last layer",
         "direct": "The forgotten images themselves are shown.",
         "paraphrase": "Other images of the forgotten people are shown.",
         "split forget_paraphrase": "other images of the forgotten people",

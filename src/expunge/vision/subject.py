@@ -157,7 +157,7 @@ def _network(origin: dict[str, Any], where: str) -> nn.Module:
         return SmallCNN(Shape(**{**values, "widths": tuple(values["widths"])}))
     if kind == "filtered":
         return Filtered(
-            _network(origin["inner"], where), torch.zeros(origin["known"]), independent=origin["independent"]
+            _network(origin["inner"], where), torch.zeros(origin["known"]), independent=bool(origin.get("independent"))
         )
     if kind == "transformers":
         from transformers import AutoConfig, AutoModelForImageClassification

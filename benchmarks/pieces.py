@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.timing import run_piece
 from expunge.engine.loop import Loop, Observers, Stream
 from expunge.engine.sampling import epochs, uniform
 from expunge.engine.training import Training
@@ -224,7 +222,4 @@ PIECES: dict[str, Callable[[], float]] = {
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    seconds = PIECES[sys.argv[1]]()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "mib": peak}))
+    run_piece(PIECES)

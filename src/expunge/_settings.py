@@ -112,9 +112,13 @@ class Named(Checked):
             entry = catalog.find(cls.kind, value["name"], (info.context or {}).get("wing"))
         except InputError as error:
             raise problem(str(error), show=False) from None
-        checked = model_of(entry.name, entry.fields, {"name": (str, ...), **cls.own}).model_validate(value)
+        model = model_of(entry.name, entry.fields, {"name": (str, ...), **cls.own})
+        checked = model.model_validate(value)
+        # Defaults go the way of given values, so that a recipe read back from its file is the same one.
+        full = model.model_validate({**_defaults(entry), **value})
+        fields = {f.name: getattr(full, f.name) for f in entry.fields if f.name in full.model_fields_set}
         own = {key: getattr(checked, key) for key in cls.own}
-        return {"name": entry.name, "wing": entry.wing, "fields": _resolved(entry, checked), **own}
+        return {"name": entry.name, "wing": entry.wing, "fields": fields, **own}
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -134,14 +138,13 @@ class Named(Checked):
         return self.entry.load()(**self.fields)
 
 
-def _resolved(entry: catalog.Entry, checked: Checked) -> dict[str, Any]:
+def _defaults(entry: catalog.Entry) -> dict[str, Any]:
+    """The defaults the catalog can read, as a recipe file would have them."""
     values: dict[str, Any] = {}
     for field in entry.fields:
-        if field.name in checked.model_fields_set:
-            values[field.name] = getattr(checked, field.name)
-        else:
-            with contextlib.suppress(ValueError):  # an expression: the class itself fills it in
-                values[field.name] = field.literal()
+        with contextlib.suppress(ValueError):  # an expression: the class itself fills it in
+            value = field.literal()
+            values[field.name] = list(value) if isinstance(value, tuple) else value
     return values
 
 

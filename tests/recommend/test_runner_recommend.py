@@ -41,6 +41,7 @@ unlearn:
   train: {{steps: 12, batch_size: 64, lr: 5.0e-3, schedule: constant, warmup: 0.0, evaluate_every: 4}}
 methods: [drop-edges, row-reset, mmrecun]
 audit:
+  draws: 20
   attacks:
     - {{name: relearn, steps: [2, 4], seeds: 1}}
     - {{name: benign-relearn, steps: [2], seeds: 1}}

@@ -107,8 +107,11 @@ def load_variants(
     folder = Path(out or raw.get("out") or f"runs/bench-{raw.get('name', 'bench')}")
     benches = []
     for name, changes in variants.items():
+        if str(name).strip(".") == "":  # it names a folder
+            raise InputError(f"{source}: variants: a variant cannot be called {name!r}.")
         own = copy.deepcopy(raw)
-        own["name"] = f"{raw.get('name')}-{name}"
+        if "name" in raw:  # a recipe without one is refused for that
+            own["name"] = f"{raw['name']}-{name}"
         for text in changes:
             override(own, text)
         where = f"{source}, variant {name}"

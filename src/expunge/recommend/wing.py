@@ -64,6 +64,8 @@ class Recommend(Wing):
     required: ClassVar[tuple[str, ...]] = ("relearn", "benign-relearn")
     words: ClassVar[Mapping[str, str]] = {
         "control": "Control: the target itself behind a list that holds the forgotten interactions back.",
+        "channel direct": "what is recommended",
+        "channel benign-relearn": "training on what was kept",
         "direct": "The forgotten items are looked for among what their users are recommended.",
         "relearn": (
             "The model is briefly trained on the forgotten interactions of some, then those of others are looked for. "

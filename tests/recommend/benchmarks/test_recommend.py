@@ -75,6 +75,13 @@ def test_networks_are_seeded_and_read_features_where_they_need_them(model: str) 
     assert bool(bench.load(0).features) is (model in ("vbpr", "mmgcn"))
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_the_weight_of_the_penalty_is_the_models_own_unless_it_is_given(model: str) -> None:
+    own, given = (Recommend(model=model, d=8, reg=reg).network(0).model for reg in (None, 0.25))  # type: ignore[arg-type]
+    assert own.reg == (1e-3 if model == "lightgcn" else 1e-2)
+    assert given.reg == 0.25
+
+
 def test_a_file_with_features_beside_it(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = ["userID\titemID\tx_label"]
@@ -102,6 +109,7 @@ def test_a_file_with_features_beside_it(tmp_path: Path) -> None:
         ({"share": 0.0}, "share=0.0"),
         ({"planted": 1.0}, "planted=1.0"),
         ({"k": 0}, "k=0"),
+        ({"reg": -1e-3}, "reg=-0.001"),
         ({"request": "edges", "pick": "core"}, "pick=core is about users or items, and request=edges"),
     ],
 )
@@ -118,3 +126,5 @@ def test_ml_100k_is_divided_70_10_20() -> None:
     assert len(set(work.forget.clusters)) == 47
     assert len(work.splits["non_interactions"]) == len(work.forget)
     assert any("research only" in note for note in work.notes)
+    regs = [Recommend("ml-100k", reg=reg).network(0).model.reg for reg in (None, 1e-3)]
+    assert regs == [2e-3, 1e-3]

@@ -200,3 +200,24 @@ def test_fingerprint_follows_content_and_nothing_else(small: Path) -> None:
         assert recipe.fingerprint(*parts) != Recipe.load(small, [change]).fingerprint(*parts)
     with pytest.raises(InputError, match=r"no key 'methods\.5'"):
         recipe.fingerprint("methods.5")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "methods=[npo]",
+            "methods.0: 'npo' is of the language wing, and mini-mufac of the vision wing. Known: amnesiac",
+        ),
+        ("methods=[row-reset]", "'row-reset' is of the recommend wing"),
+    ],
+)
+def test_a_method_of_another_wing_is_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Recipe.load("demo-vision", [override])
+
+
+def test_a_name_that_two_wings_share_is_the_benchmarks() -> None:
+    for name, wing in (("demo", "language"), ("demo-vision", "vision"), ("demo-recommend", "recommend")):
+        recipe = Recipe.load(name, ["methods=[ga]", "audit.attacks=[relearn]"])
+        assert (recipe.methods[0].wing, recipe.audit.attacks[0].wing) == (wing, wing)

@@ -25,6 +25,7 @@ from expunge._settings import (
     Gold,
     MethodSettings,
     ModelSettings,
+    Named,
     Request,
     Sequence,
     Target,
@@ -110,14 +111,21 @@ class Recipe(Checked):
             refuse(("gold", "seeds"), self.gold.seeds, "must be 1 with a gold model that is not retrained here")
         if self.request and self.sequence:
             refuse(("sequence",), None, "stands beside 'request': a sequence makes its requests itself", show=False)
-        lists: list[tuple[tuple[str, ...], list[str]]] = [
-            (("methods",), [m.name for m in self.methods]),
-            (("audit", "attacks"), [a.name for a in self.audit.attacks]),
+        wing = self.benchmark.wing
+        lists: list[tuple[tuple[str, ...], list[Named]]] = [
+            (("methods",), [*self.methods]),
+            (("audit", "attacks"), [*self.audit.attacks]),
         ]
-        for loc, names in lists:
-            for i, name in enumerate(names):
+        for loc, named in lists:
+            names = [entry.name for entry in named]
+            for i, (name, entry) in enumerate(zip(names, named, strict=True)):
                 if name in names[:i]:
                     refuse((*loc, i), name, "stands in the list twice")
+                if entry.wing != wing:
+                    known = [e.name for e in catalog.entries(entry.kind, wing)]
+                    hint = nearest(name, known)
+                    message = f"is of the {entry.wing} wing, and {self.benchmark.name} of the {wing} wing.{hint}"
+                    refuse((*loc, i), name, message)
         for i, method in enumerate(self.methods):
             try:
                 self.training(method)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from expunge.engine.loop import Observers
+
 NOTE = "expunge.json"  # how a kept model is fed; it is written last, so a folder that has it is complete
 # Part of every key: raise it when a change alters what training produces.
 FORMAT = 1
@@ -56,3 +58,58 @@ def _alive(process: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+class Shelf:
+    """The models a run prepares, each in a folder of the cache; a wing's `Models` makes and loads them."""
+
+    def __init__(
+        self,
+        spec: Any,
+        cache: Path,
+        *,
+        seed: int,
+        observers: Callable[[str], Observers | None] = lambda _: None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Bind a model specification to a cache.
+
+        Args:
+            spec: The model the recipe names: the wing's `ModelSpec`.
+            cache: Folder for prepared models.
+            seed: The run's seed.
+            observers: Given a title, what looks on while that model trains.
+            note: Told what the reader of the report should know.
+        """
+        self.spec, self.cache, self.seed = spec, cache, seed
+        self.observers, self.note = observers, note
+
+    def adapted(self, subject: Any, seed: int) -> Any:
+        """The subject as a method trains it: whole, unless the wing knows adapters."""
+        return subject
+
+    def ref(self, folder: Path) -> ModelRef:
+        """A kept model, by its folder."""
+        raise NotImplementedError
+
+    def feeding(self, subject: Any) -> dict[str, Any]:
+        """How a kept model is fed: plain data filed beside its weights."""
+        raise NotImplementedError
+
+    def part(self, key: str) -> Path:
+        """Where the training of a kept model is checkpointed."""
+        return self.cache / f"{key}.training"
+
+    def keep(self, key: str, make: Callable[[], Any], title: str) -> ModelRef:
+        """The model filed under a key, made now if it is not there."""
+        folder = self.cache / key
+        if not (folder / NOTE).exists():
+            subject = make()
+            put(subject, folder, f"# {title}\n\nPrepared by expunge.\n", self.feeding(subject))
+            shutil.rmtree(self.part(key), ignore_errors=True)
+        return self.ref(folder)
+
+    def resumed(self, title: str, step: int | None) -> None:
+        """Tell the reader of the report that a training did not go straight through."""
+        if step is not None:
+            self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {step}.")

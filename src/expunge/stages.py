@@ -130,7 +130,7 @@ def unlearn_stage(context: Context, target: ModelRef, named: Any) -> ModelRef:
         job = wing.job(context, subject, training, folder=checkpoints, observers=observers, reference=reference)
         unlearned = wing.unlearn(method, job)
         card = model_card(named.name, method, recipe, wing.digest(workload.forget), wing.library)
-        put(unlearned, out, card, wing.note(unlearned))
+        put(unlearned, out, card, context.models.feeding(unlearned))
         _tell(context.journal, named.name, job.logs, len(workload.forget) / training.batch_size)
         context.journal.finish(note, key, {"logs": [_summary(log) for log in job.logs]})
         shutil.rmtree(context.folder / "checkpoints" / named.name, ignore_errors=True)

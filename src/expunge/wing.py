@@ -97,6 +97,10 @@ class Models(Protocol):
         """The model filed under a key, made now if it is not there."""
         ...
 
+    def feeding(self, subject: Any) -> dict[str, Any]:
+        """How a kept model is fed: plain data filed beside its weights."""
+        ...
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -249,9 +253,10 @@ class Wing(ABC):
             note: Told what the reader of the report should know.
         """
 
-    @abstractmethod
     def given(self, context: Context, source: str) -> ModelRef:
         """A model named beside the recipe's own: a gold model, another target."""
+        given: ModelRef = context.models.other(source)
+        return given
 
     @abstractmethod
     def model_ref(self, folder: Path, recipe: Recipe) -> ModelRef:
@@ -260,10 +265,6 @@ class Wing(ABC):
         Raises:
             InputError: There is none.
         """
-
-    @abstractmethod
-    def note(self, subject: Any) -> dict[str, Any]:
-        """How a kept model is fed: plain data filed beside its weights."""
 
     # -- unlearning ---------------------------------------------------------------------------------
 

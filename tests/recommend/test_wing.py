@@ -177,7 +177,7 @@ def test_attacks_look_behind_the_control(tmp_path: Path) -> None:
 @pytest.mark.parametrize("request_", ["users", "items", "edges"])
 def test_the_control_is_saved_and_loaded_with_its_list(request_: str, tmp_path: Path) -> None:
     held = control(request_)
-    put(held, tmp_path / "control", "# card\n", WING.note(held))
+    put(held, tmp_path / "control", "# card\n", {"wing": WING.name})
     again = WING.model_ref(tmp_path / "control", recipe(tmp_path)).load()
     assert again.blocked is not None
     assert torch.equal(again.blocked.pairs, forget_of(request_).pairs)

@@ -129,7 +129,7 @@ def test_the_control_answers_wrongly_and_holds_everything(tmp_path: Path) -> Non
     assert WING.score(control, splits()["forget"], given.workload).mean() < 0.1
     for images in splits().values():
         assert torch.equal(control.outputs(images)[1], trained().outputs(images)[1])
-    put(control, tmp_path / "control", "# card\n", WING.note(control))
+    put(control, tmp_path / "control", "# card\n", {"wing": WING.name})
     again = WING.model_ref(tmp_path / "control", given.recipe).load()
     assert again.fingerprint() == control.fingerprint()
 

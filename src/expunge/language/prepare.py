@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from expunge.engine.loop import Observers, Stream
+from expunge.engine.loop import Stream
 from expunge.engine.training import Training
 from expunge.errors import InputError
-from expunge.kept import NOTE, ModelRef, key_of, put
+from expunge.kept import NOTE, ModelRef, Shelf, key_of
 from expunge.language import testbed, testbed_moe
 from expunge.language.data import Record, digest
 from expunge.language.encode import Template
@@ -92,30 +91,15 @@ class ModelSpec:
         )
 
 
-class Models:
+class Models(Shelf):
     """Prepares models and keeps them in a cache folder."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        cache: Path,
-        *,
-        seed: int,
-        observers: Callable[[str], Observers | None] = lambda _: None,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Bind a model specification to a cache.
+    spec: ModelSpec
 
-        Args:
-            spec: The model the recipe names.
-            cache: Folder for prepared models.
-            seed: The run's seed.
-            observers: Given a title, what looks on while that model trains.
-            note: Told what the reader of the report should know.
-        """
-        self.spec, self.cache, self.seed = spec, cache, seed
-        self.observers, self.note = observers, note
-        self._base_keys: dict[int, str] = {}
+    @cached_property
+    def _base_keys(self) -> dict[int, str]:
+        """Content of the base model of each seed, as far as it was asked for."""
+        return {}
 
     def base(self, seed: int | None = None) -> Subject:
         """The model before it was trained on the benchmark's records."""
@@ -171,10 +155,9 @@ class Models:
 
         def make() -> Subject:
             subject = self.adapted(self.base(seed), seed)
-            job = UnlearnJob(subject, [], records, training, seed, self._part(key), self.observers(title))
+            job = UnlearnJob(subject, [], records, training, seed, self.part(key), self.observers(title))
             job.train(FineTune(), subject, streams=world.streams(subject, records, training) if world else None)
-            if (resumed := job.logs[0].resumed_at) is not None:
-                self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {resumed}.")
+            self.resumed(title, job.logs[0].resumed_at)
             return merge_lora(subject)
 
         return self.keep(key, make, title)
@@ -190,17 +173,13 @@ class Models:
         """What the target was trained from, ready to be trained again."""
         return self.adapted(self.base(), self.seed)
 
-    def _part(self, key: str) -> Path:
-        return self.cache / f"{key}.training"
-
-    def keep(self, key: str, make: Callable[[], Subject], title: str) -> ModelRef:
-        """The model filed under a key, made now if it is not there."""
-        folder = self.cache / key
-        if not (folder / NOTE).exists():
-            subject = make()
-            put(subject, folder, f"# {title}\n\nPrepared by expunge.\n", feeding(subject))
-            shutil.rmtree(self._part(key), ignore_errors=True)
+    def ref(self, folder: Path) -> ModelRef:
+        """See `Shelf`."""
         return model_ref(folder, self.spec.dtype)
+
+    def feeding(self, subject: Subject) -> dict[str, Any]:
+        """See `Shelf`."""
+        return feeding(subject)
 
 
 def feeding(subject: Subject) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from expunge.language.evidence import EvidenceStore
 from expunge.language.harness_suite import Suite, check_tasks
 from expunge.language.methods.idk import IDK
 from expunge.language.metrics.reference_membership import reference_metric
-from expunge.language.prepare import EMBEDDED, EmbeddedWorld, Models, ModelSpec, feeding, model_ref
+from expunge.language.prepare import EMBEDDED, EmbeddedWorld, Models, ModelSpec, model_ref
 from expunge.language.references import ReferenceEvidence, missing, reference_evidence
 from expunge.language.request import further_request
 from expunge.language.request_records import request_rows
@@ -126,10 +126,6 @@ class Language(Wing):
     def model_ref(self, folder: Path, recipe: Recipe) -> ModelRef:
         """See `Wing`."""
         return model_ref(folder, recipe.model.dtype)
-
-    def note(self, subject: Subject) -> dict[str, Any]:
-        """See `Wing`."""
-        return feeding(subject)
 
     # -- unlearning ---------------------------------------------------------------------------------
 

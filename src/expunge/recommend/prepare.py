@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.engine.loop import Observers
 from expunge.engine.training import Training
 from expunge.errors import InputError
-from expunge.kept import NOTE, ModelRef, key_of, put
+from expunge.kept import NOTE, ModelRef, Shelf, key_of
 from expunge.recommend.data import Interactions
 from expunge.recommend.methods.fine_tune import FineTune
 from expunge.recommend.models.base import Recommender
@@ -39,29 +37,10 @@ class ModelSpec:
     network: Callable[[int], Recommender] | None = None
 
 
-class Models:
+class Models(Shelf):
     """Prepares recommenders and keeps them in a cache folder."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        cache: Path,
-        *,
-        seed: int,
-        observers: Callable[[str], Observers | None] = lambda _: None,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Bind a model specification to a cache.
-
-        Args:
-            spec: The model the recipe names.
-            cache: Folder for prepared models.
-            seed: The run's seed.
-            observers: Given a title, what looks on while that model trains.
-            note: Told what the reader of the report should know.
-        """
-        self.spec, self.cache, self.seed = spec, cache, seed
-        self.observers, self.note = observers, note
+    spec: ModelSpec
 
     def base(self, seed: int | None = None) -> Subject:
         """The recommender before it was trained on the benchmark's interactions.
@@ -80,10 +59,6 @@ class Models:
     def adapted_base(self) -> Subject:
         """What the target was trained from."""
         return self.base()
-
-    def adapted(self, subject: Subject, seed: int) -> Subject:
-        """The subject as a method trains it: recommenders are trained whole."""
-        return subject
 
     def delivered(self) -> ModelRef:
         """The model of the source as it is: the target when the recipe trains none.
@@ -119,8 +94,7 @@ class Models:
                 subject, nothing, interactions, training, seed, self.part(key), self.observers(title)
             )  # fmt: skip
             job.train(FineTune(), subject)
-            if (resumed := job.logs[0].resumed_at) is not None:
-                self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {resumed}.")
+            self.resumed(title, job.logs[0].resumed_at)
             return subject
 
         return self.keep(key, make, title)
@@ -129,17 +103,13 @@ class Models:
         """A model given by the user beside the recipe's."""
         return Models(replace(self.spec, source=source), self.cache, seed=self.seed).delivered()
 
-    def part(self, key: str) -> Path:
-        """Where the training of a kept model is checkpointed."""
-        return self.cache / f"{key}.training"
-
-    def keep(self, key: str, make: Callable[[], Subject], title: str) -> ModelRef:
-        """The model filed under a key, made now if it is not there."""
-        folder = self.cache / key
-        if not (folder / NOTE).exists():
-            put(make(), folder, f"# {title}\n\nPrepared by expunge.\n", {"wing": "recommend"})
-            shutil.rmtree(self.part(key), ignore_errors=True)
+    def ref(self, folder: Path) -> ModelRef:
+        """See `Shelf`."""
         return model_ref(folder)
+
+    def feeding(self, subject: Subject) -> dict[str, Any]:
+        """See `Shelf`."""
+        return {"wing": "recommend"}
 
 
 def model_ref(folder: Path, *_: Any) -> ModelRef:

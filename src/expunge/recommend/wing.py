@@ -125,18 +125,9 @@ class Recommend(Wing):
         withdrawn = erased_items(workload.forget)[: 0 if workload.keep_as_negatives else None]
         return RunModels(spec, cache, withdrawn, seed=recipe.seed, observers=observers, note=note)
 
-    def given(self, context: Context, source: str) -> ModelRef:
-        """See `Wing`."""
-        models: Models = context.models
-        return models.other(source)
-
     def model_ref(self, folder: Path, recipe: Recipe) -> ModelRef:
         """See `Wing`."""
         return model_ref(folder)
-
-    def note(self, subject: Subject) -> dict[str, Any]:
-        """See `Wing`."""
-        return {"wing": self.name}
 
     # -- unlearning ---------------------------------------------------------------------------------
 

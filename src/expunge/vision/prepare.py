@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from expunge.engine.loop import Observers
 from expunge.engine.training import Training
 from expunge.errors import InputError
-from expunge.kept import NOTE, ModelRef, key_of, put
+from expunge.kept import NOTE, ModelRef, Shelf, key_of
 from expunge.vision.data import Images
 from expunge.vision.forward import Augment
 from expunge.vision.methods.fine_tune import FineTune
@@ -38,29 +36,10 @@ class ModelSpec:
     augment: Augment | None = None
 
 
-class Models:
+class Models(Shelf):
     """Prepares classifiers and keeps them in a cache folder."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        cache: Path,
-        *,
-        seed: int,
-        observers: Callable[[str], Observers | None] = lambda _: None,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        """Bind a model specification to a cache.
-
-        Args:
-            spec: The model the recipe names.
-            cache: Folder for prepared models.
-            seed: The run's seed.
-            observers: Given a title, what looks on while that model trains.
-            note: Told what the reader of the report should know.
-        """
-        self.spec, self.cache, self.seed = spec, cache, seed
-        self.observers, self.note = observers, note
+    spec: ModelSpec
 
     def base(self, seed: int | None = None) -> Subject:
         """The classifier before it was trained on the benchmark's images.
@@ -77,10 +56,6 @@ class Models:
     def adapted_base(self) -> Subject:
         """What the target was trained from."""
         return self.base()
-
-    def adapted(self, subject: Subject, seed: int) -> Subject:
-        """The subject as a method trains it: classifiers are trained whole."""
-        return subject
 
     def delivered(self) -> ModelRef:
         """The model of the source as it is: the target when the recipe trains none.
@@ -105,8 +80,7 @@ class Models:
                 augment=self.spec.augment,
             )  # fmt: skip
             job.train(FineTune(), subject)
-            if (resumed := job.logs[0].resumed_at) is not None:
-                self.note(f"{title}: stopped earlier, resumed from the checkpoint at step {resumed}.")
+            self.resumed(title, job.logs[0].resumed_at)
             return subject
 
         return self.keep(key, make, title)
@@ -115,17 +89,13 @@ class Models:
         """A model given by the user beside the recipe's."""
         return Models(replace(self.spec, source=source), self.cache, seed=self.seed).delivered()
 
-    def part(self, key: str) -> Path:
-        """Where the training of a kept model is checkpointed."""
-        return self.cache / f"{key}.training"
-
-    def keep(self, key: str, make: Callable[[], Subject], title: str) -> ModelRef:
-        """The model filed under a key, made now if it is not there."""
-        folder = self.cache / key
-        if not (folder / NOTE).exists():
-            put(make(), folder, f"# {title}\n\nPrepared by expunge.\n", {"wing": "vision"})
-            shutil.rmtree(self.part(key), ignore_errors=True)
+    def ref(self, folder: Path) -> ModelRef:
+        """See `Shelf`."""
         return model_ref(folder)
+
+    def feeding(self, subject: Subject) -> dict[str, Any]:
+        """See `Shelf`."""
+        return {"wing": "vision"}
 
 
 def model_ref(folder: Path, *_: Any) -> ModelRef:

@@ -101,18 +101,9 @@ class Vision(Wing):
         spec = ModelSpec(recipe.model.source, workload.classes, network, workload.augment)
         return Models(spec, cache, seed=recipe.seed, observers=observers, note=note)
 
-    def given(self, context: Context, source: str) -> ModelRef:
-        """See `Wing`."""
-        models: Models = context.models
-        return models.other(source)
-
     def model_ref(self, folder: Path, recipe: Recipe) -> ModelRef:
         """See `Wing`."""
         return model_ref(folder)
-
-    def note(self, subject: Subject) -> dict[str, Any]:
-        """See `Wing`."""
-        return {"wing": self.name}
 
     # -- unlearning ---------------------------------------------------------------------------------
 

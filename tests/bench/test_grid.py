@@ -223,7 +223,9 @@ def test_stopped_in_the_middle_and_started_again_ends_with_the_same_board(
         assert (out / "leaderboard.json").exists()
     engine = Inline()
     again = run_bench(tiny(out, cache=cache), lambda: engine)
-    assert engine.done == ["search grad-diff", "grad-diff seed 0"]
+    # terminated, a search may still come to its end between the signal and the stop, and is filed then
+    early = engine.done == ["grad-diff seed 0"] and stop == signal.SIGTERM
+    assert early or engine.done == ["search grad-diff", "grad-diff seed 0"]
     assert [(row.name, row.settings, row.excess, row.values) for row in again.rows] == [
         (row.name, row.settings, row.excess, row.values) for row in board.rows
     ]

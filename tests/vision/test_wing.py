@@ -168,3 +168,16 @@ def test_one_request_at_a_time(tmp_path: Path) -> None:
         WING.request_rows("more.jsonl")
     with pytest.raises(InputError, match=r"request: several requests in turn .* not for image classifiers"):
         context(tmp_path, request={"forget": "more.jsonl"})
+
+
+def test_what_is_needed_at_the_end_is_missed_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow draws the report's images and scikit-learn fits NoMUS's attack: both after hours of training."""
+    import importlib.util
+
+    recipe = Recipe.load("demo-vision")
+    workload = recipe.benchmark.build().load(0)
+    WING.check(recipe, workload)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "sklearn" else found(name, *a))
+    with pytest.raises(InputError, match=r"mini-mufac needs the extra 'vision' \(sklearn missing\)"):
+        WING.check(recipe, workload)

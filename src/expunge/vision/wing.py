@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -84,6 +85,14 @@ class Vision(Wing):
         super().check(recipe, workload)
         if recipe.model.dtype != "float32":
             raise InputError(f"model.dtype: {recipe.model.dtype}; image classifiers are trained in float32.")
+        # asked for at the very end of a run, missed at its beginning
+        wanted = {"PIL": workload.shown, "sklearn": any(isinstance(m, NoMUS) for m in workload.metrics)}
+        missing = [name for name, asked in wanted.items() if asked and importlib.util.find_spec(name) is None]
+        if missing:
+            raise InputError(
+                f"{recipe.benchmark.name} needs the extra 'vision' ({', '.join(missing)} missing): pip install "
+                f"'expunge[vision]'."
+            )
 
     # -- models -------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from expunge.engine.training import Training
 from expunge.errors import InputError
 from expunge.kept import ModelRef
 from expunge.report.assemble import ModelAudit
-from expunge.report.scorecard import Published
+from expunge.report.scorecard import Finding, Published
 from expunge.report.terminal import COLUMNS
 
 if TYPE_CHECKING:
@@ -65,6 +65,15 @@ class Workload(Protocol):
     @property
     def published(self) -> Sequence[Published]:
         """The benchmark's published numbers."""
+        ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A metric that also measures a model beside the target; a wing's stores say what models answer."""
+
+    def compare(self, model: Any, target: Any) -> list[Finding]:
+        """Findings about one model, such as its change from the target."""
         ...
 
 
@@ -349,7 +358,7 @@ class Wing(ABC):
 
     def compares(self, metrics: Sequence[Any]) -> bool:
         """Whether any metric measures models beside the target."""
-        return False
+        return any(isinstance(m, Comparing) for m in metrics)
 
     @abstractmethod
     def divides(self, attack: Any) -> bool:

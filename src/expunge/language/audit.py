@@ -17,9 +17,10 @@ from expunge.language.metrics.rouge import rouge_l_recall
 from expunge.language.metrics.truth_ratio import truth_ratios
 from expunge.language.references import ReferenceEvidence
 from expunge.language.subject import Subject
-from expunge.language.workload import Comparing, Placing, Workload, divide_clusters
+from expunge.language.workload import Placing, Workload, divide_clusters
 from expunge.report.assemble import ModelAudit
 from expunge.report.readings import ATTACKER_SHARE, DEV_SHARE
+from expunge.wing import Comparing
 
 
 class Attack(Protocol):

@@ -32,7 +32,7 @@ from expunge.language.stop_rule import Rule
 from expunge.language.subject import Subject, merge_lora
 from expunge.language.testbed import World
 from expunge.language.unlearn import UnlearnJob, unlearn
-from expunge.language.workload import Comparing, Placing, Workload
+from expunge.language.workload import Placing, Workload
 from expunge.recipe import Recipe
 from expunge.report.assemble import ModelAudit
 from expunge.report.verdict import Tolerance
@@ -218,7 +218,7 @@ class Language(Wing):
 
     def compares(self, metrics: Sequence[Any]) -> bool:
         """See `Wing`."""
-        return any(isinstance(m, Comparing | Placing) for m in metrics)
+        return super().compares(metrics) or any(isinstance(m, Placing) for m in metrics)
 
     def divides(self, attack: Any) -> bool:
         """See `Wing`."""

@@ -38,15 +38,6 @@ class Metric(Protocol):
 
 
 @runtime_checkable
-class Comparing(Protocol):
-    """A metric that also measures a model beside the target."""
-
-    def compare(self, model: EvidenceStore, target: EvidenceStore) -> list[Finding]:
-        """Findings about one model, such as its change from the target."""
-        ...
-
-
-@runtime_checkable
 class Placing(Protocol):
     """A metric that also says where a model stands between the target and gold."""
 

@@ -11,9 +11,10 @@ from expunge.membership import roc_curve
 from expunge.recommend.attacks._common import AttackSetting
 from expunge.recommend.evidence import EvidenceStore, top_items
 from expunge.recommend.subject import Subject
-from expunge.recommend.workload import Comparing, Workload
+from expunge.recommend.workload import Workload
 from expunge.report.assemble import ModelAudit
 from expunge.report.readings import ATTACKER_SHARE, DEV_SHARE, Reading, divide
+from expunge.wing import Comparing
 
 ONE_LIST = 0.95  # share of users with one and the same recommendations that makes a model degenerate
 

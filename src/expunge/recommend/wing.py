@@ -27,7 +27,7 @@ from expunge.recommend.prepare import Models, ModelSpec, model_ref
 from expunge.recommend.ranking import places
 from expunge.recommend.subject import Subject
 from expunge.recommend.unlearn import UnlearnJob, erased_items, unlearn
-from expunge.recommend.workload import Comparing, Workload
+from expunge.recommend.workload import Workload
 from expunge.report.assemble import ModelAudit
 from expunge.wing import Wing
 
@@ -194,10 +194,6 @@ class Recommend(Wing):
     def audit_content(self, context: Context) -> list[Any]:
         """See `Wing`."""
         return [context.workload.k]
-
-    def compares(self, metrics: Sequence[Any]) -> bool:
-        """See `Wing`."""
-        return any(isinstance(m, Comparing) for m in metrics)
 
     def columns(self, workload: Workload) -> Sequence[tuple[str, str, str]]:
         """See `Wing`."""

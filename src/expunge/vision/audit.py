@@ -13,7 +13,8 @@ from expunge.report.readings import ATTACKER_SHARE, DEV_SHARE, Reading, divide
 from expunge.vision.attacks._common import AttackSetting
 from expunge.vision.evidence import EvidenceStore
 from expunge.vision.subject import Subject
-from expunge.vision.workload import Comparing, Workload
+from expunge.vision.workload import Workload
+from expunge.wing import Comparing
 
 
 class Attack(Protocol):

@@ -30,7 +30,7 @@ from expunge.vision.pictures import sheet
 from expunge.vision.prepare import Models, ModelSpec, model_ref
 from expunge.vision.subject import Subject
 from expunge.vision.unlearn import UnlearnJob, unlearn
-from expunge.vision.workload import Comparing, Workload
+from expunge.vision.workload import Workload
 from expunge.wing import Picture, Wing
 
 if TYPE_CHECKING:
@@ -189,10 +189,6 @@ class Vision(Wing):
                 if too_few(n, m):
                     notes.append(f"NoMUS: left out. {n} forgotten and {m} unseen images are too few for its attack.")
         return notes
-
-    def compares(self, metrics: Sequence[Any]) -> bool:
-        """See `Wing`."""
-        return any(isinstance(m, Comparing) for m in metrics)
 
     def divides(self, attack: Any) -> bool:
         """See `Wing`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 from expunge.report.scorecard import Finding, Published
 from expunge.vision.data import Images
@@ -21,15 +21,6 @@ class Metric(Protocol):
 
     def measure(self, model: EvidenceStore, gold: EvidenceStore | None) -> list[Finding]:
         """Findings about one model, beside gold where the metric needs it."""
-        ...
-
-
-@runtime_checkable
-class Comparing(Protocol):
-    """A metric that also measures a model beside the target."""
-
-    def compare(self, model: EvidenceStore, target: EvidenceStore) -> list[Finding]:
-        """Findings about one model, such as its change from the target."""
         ...
 
 

@@ -14,7 +14,7 @@ from expunge.vision.data import Images
 from expunge.vision.evidence import EvidenceStore
 from expunge.vision.metrics.representation import SEED, Representation
 from expunge.vision.similarity import linear_cka
-from expunge.vision.workload import Comparing
+from expunge.wing import Comparing
 from tiny_digits import store
 
 SETS = ("forget", "retain", "forget_test", "test")
